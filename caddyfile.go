@@ -1,0 +1,150 @@
+package etag
+
+import (
+	"strconv"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("etag", parseCaddyfile)
+
+	// behind encode, which adds to the tags of what it compresses, and
+	// before everything that makes a response
+	httpcaddyfile.RegisterDirectiveOrder("etag", httpcaddyfile.After, "encode")
+}
+
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	etag [<matcher>] [strong|weak] {
+//	    algorithm     sha256|blake3|xxh3
+//	    length        <hex digits>
+//	    version       <text>
+//	    existing      keep|replace
+//	    match         <response matcher>
+//	    cache_control <value>
+//	    max_size      <size>
+//	}
+//
+// The response matcher is written as in the encode directive. An option may
+// be given once.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+
+	if d.NextArg() {
+		h.Strength = d.Val()
+		if err := oneOf("strength", h.Strength, "strong", "weak"); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		if seen[option] {
+			return d.Errf("option %s is given twice", option)
+		}
+		seen[option] = true
+
+		if err := h.unmarshalOption(d, option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmarshalOption parses the line or block of one option.
+func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
+	switch option {
+	case "algorithm":
+		return enumArg(d, &h.Algorithm, algorithmNames()...)
+
+	case "length":
+		var digits string
+		if err := oneArg(d, &digits); err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(digits)
+		if err != nil || n == 0 {
+			return d.Errf("invalid length %q: must be an even number of hexadecimal digits, at least %d", digits, minLength)
+		}
+		h.Length = n
+
+	case "version":
+		return oneArg(d, &h.Version)
+
+	case "existing":
+		return enumArg(d, &h.Existing, "keep", "replace")
+
+	case "match":
+		matchers := make(map[string]caddyhttp.ResponseMatcher)
+		if err := caddyhttp.ParseNamedResponseMatcher(d.NewFromNextSegment(), matchers); err != nil {
+			return err
+		}
+		matcher := matchers["match"]
+		h.Matcher = &matcher
+
+	case "cache_control":
+		return oneArg(d, &h.CacheControl)
+
+	case "max_size":
+		return sizeArg(d, &h.MaxSize)
+
+	default:
+		return d.Errf("unrecognized option %q", option)
+	}
+	return nil
+}
+
+// oneArg sets value to the only argument of an option.
+func oneArg(d *caddyfile.Dispenser, value *string) error {
+	if !d.AllArgs(value) {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// enumArg is oneArg for an option that takes one of some words.
+func enumArg(d *caddyfile.Dispenser, value *string, allowed ...string) error {
+	option := d.Val()
+	if err := oneArg(d, value); err != nil {
+		return err
+	}
+	if err := oneOf(option, *value, allowed...); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// sizeArg is oneArg for a size, as in "8MiB".
+func sizeArg(d *caddyfile.Dispenser, bytes *int64) error {
+	option := d.Val()
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size == 0 || int64(size) < 0 {
+		return d.Errf("invalid %s %q: must be a size, such as 512KiB or 8MiB", option, text)
+	}
+	*bytes = int64(size)
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

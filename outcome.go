@@ -1,0 +1,10 @@
+package etag
+
+// The outcomes of a request.
+const (
+	outcomeTagged      = "tagged"       // with a tag of ours
+	outcomeKept        = "kept"         // with the tag that the backend gave it
+	outcomeNotModified = "not_modified" // 304
+	outcomeFailed      = "failed"       // 412
+	outcomeBypassed    = "bypassed"     // neither tagged nor kept
+)
