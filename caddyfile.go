@@ -2,9 +2,12 @@ package etag
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -29,13 +32,21 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	etag [<matcher>] [strong|weak] {
-//	    algorithm     sha256|blake3|xxh3
-//	    length        <hex digits>
-//	    version       <text>
-//	    existing      keep|replace
-//	    match         <response matcher>
-//	    cache_control <value>
-//	    max_size      <size>
+//	    algorithm        sha256|blake3|xxh3
+//	    length           <hex digits>
+//	    version          <text>
+//	    existing         keep|replace
+//	    match            <response matcher>
+//	    cache_control    <value>
+//	    max_size         <size>
+//	    if_match         <methods...>
+//	    require_if_match [<methods...>]
+//	    weak_if_match    auto|reject|accept
+//	    lock             local|storage|off|<module> [<timeout>] [{
+//	        <options of the module>
+//	    }]
+//	    write_tag        on|off
+//	    errors           problem|handle
 //	}
 //
 // The response matcher is written as in the encode directive. An option may
@@ -105,10 +116,85 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	case "max_size":
 		return sizeArg(d, &h.MaxSize)
 
+	case "if_match":
+		h.IfMatch = methodArgs(d)
+		if len(h.IfMatch) == 0 {
+			return d.ArgErr()
+		}
+
+	case "require_if_match":
+		h.RequireIfMatch = methodArgs(d)
+		if len(h.RequireIfMatch) == 0 {
+			h.RequireIfMatch = []string{anyMethod}
+		}
+
+	case "weak_if_match":
+		return enumArg(d, &h.WeakIfMatch, weakAuto, weakReject, weakAccept)
+
+	case "lock":
+		return h.unmarshalLock(d)
+
+	case "write_tag":
+		return enumArg(d, &h.WriteTag, "on", "off")
+
+	case "errors":
+		return enumArg(d, &h.Errors, "problem", "handle")
+
 	default:
 		return d.Errf("unrecognized option %q", option)
 	}
 	return nil
+}
+
+// unmarshalLock parses the lock option. A lock module sees the line without
+// the name of the option and without the timeout.
+func (h *Handler) unmarshalLock(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	h.Lock = d.Val()
+	tokens := []caddyfile.Token{d.Token()}
+	if d.NextArg() {
+		timeout, err := caddy.ParseDuration(d.Val())
+		if err != nil || timeout <= 0 {
+			return d.Errf("invalid lock timeout %q: must be a positive duration, such as 10s", d.Val())
+		}
+		h.LockTimeout = caddy.Duration(timeout)
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+
+	module, err := caddy.GetModule(lockNamespace + h.Lock)
+	if err != nil {
+		if h.Lock == "off" {
+			return nil
+		}
+		return d.Errf("invalid lock %q: must be local, storage, off or a module in %s", h.Lock, strings.TrimSuffix(lockNamespace, "."))
+	}
+	tokens = append(tokens, d.NextSegment()[1:]...)
+	instance := module.New()
+	unmarshaler, ok := instance.(caddyfile.Unmarshaler)
+	if !ok {
+		if len(tokens) > 1 {
+			return d.Errf("lock %s takes no options", h.Lock)
+		}
+		return nil
+	}
+	if err := unmarshaler.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+		return err
+	}
+	h.LockOptions = caddyconfig.JSON(instance, nil)
+	return nil
+}
+
+// methodArgs returns the methods that an option lists, in upper case.
+func methodArgs(d *caddyfile.Dispenser) []string {
+	methods := d.RemainingArgs()
+	for i, method := range methods {
+		methods[i] = strings.ToUpper(method)
+	}
+	return methods
 }
 
 // oneArg sets value to the only argument of an option.

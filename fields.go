@@ -12,6 +12,24 @@ type field struct {
 	lines []string
 }
 
+// hiddenFields are fields that have been taken off a request for a while.
+type hiddenFields []field
+
+// hide takes a field off.
+func (f *hiddenFields) hide(header http.Header, name string) {
+	if lines, ok := header[name]; ok {
+		*f = append(*f, field{name, lines})
+		delete(header, name)
+	}
+}
+
+// restore puts the fields back.
+func (f hiddenFields) restore(header http.Header) {
+	for _, hidden := range f {
+		header[hidden.name] = hidden.lines
+	}
+}
+
 // bodyFields are about the body of a message or its transfer, and so have no
 // place in a response that has another body or none.
 var bodyFields = []string{

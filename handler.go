@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // ServeHTTP tags the response to a GET or HEAD request and evaluates the
-// request's preconditions against it. Other requests pass.
+// request's preconditions against it, and lets a write go down the chain only
+// if its preconditions hold. Other requests pass.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
+	switch {
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		return h.serveRead(w, r, next)
+	case slices.Contains(h.IfMatch, r.Method):
+		return h.serveWrite(w, r, next)
 	default:
 		return next.ServeHTTP(w, r)
 	}
@@ -47,7 +51,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // do, since the placeholders of the request are bound to this pointer.
 func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancel(r.Context())
-	rw.cancel = cancel
+	rw.cutoff.cancel = cancel
 	restore := hideFromDownstream(r)
 	parent := r.Context()
 	*r = *r.WithContext(ctx)
@@ -81,30 +85,20 @@ func isAbort(recovered any) bool {
 // is to be ignored (RFC 9110 §13.1.3).
 func hideFromDownstream(r *http.Request) (restore func()) {
 	method := r.Method
-	var hidden []field
-	hide := func(name string) {
-		if lines, ok := r.Header[name]; ok {
-			hidden = append(hidden, field{name, lines})
-			delete(r.Header, name)
-		}
-	}
-
-	hide("If-Match")
-	hide("If-Unmodified-Since")
+	var hidden hiddenFields
+	hidden.hide(r.Header, "If-Match")
+	hidden.hide(r.Header, "If-Unmodified-Since")
 	if !tagField(r.Header["If-None-Match"]).empty() {
-		hide("If-Modified-Since")
+		hidden.hide(r.Header, "If-Modified-Since")
 	}
 	if r.Method == http.MethodHead {
 		r.Method = http.MethodGet
 		// a range is for GET alone (RFC 9110 §14.2)
-		hide("Range")
-		hide("If-Range")
+		hidden.hide(r.Header, "Range")
+		hidden.hide(r.Header, "If-Range")
 	}
-
 	return func() {
 		r.Method = method
-		for _, f := range hidden {
-			r.Header[f.name] = f.lines
-		}
+		hidden.restore(r.Header)
 	}
 }

@@ -68,10 +68,14 @@ func (x xxh128) Sum(b []byte) []byte {
 	return append(b, sum[:]...)
 }
 
+// digest returns the digest of what has been written to h so far, which is
+// valid until the next call.
+func (h *hasher) digest() []byte { return h.Sum(h.sum[:0]) }
+
 // tag makes the tag of a body that has been written to h in full.
 func (h *hasher) tag(digits int, version string, weak bool) entityTag {
 	var text [2 * sha256.Size]byte
-	hex.Encode(text[:], h.Sum(h.sum[:0]))
+	hex.Encode(text[:], h.digest())
 
 	var b strings.Builder
 	b.Grow(len(weakPrefix) + len(version) + len(`"-"`) + digits)

@@ -4,11 +4,13 @@
 package etag
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -26,6 +28,11 @@ const defaultMaxSize = 8 << 20 // bytes
 // of their body, and answers conditional requests from it: 304 (Not Modified)
 // where the client has the current representation already, 412 (Precondition
 // Failed) where it expected another one.
+//
+// A PUT, PATCH or DELETE that carries If-Match goes on only if the current
+// representation, which is read with a GET through the same handlers, still
+// has that tag. One such request at a time is let through for a resource, so
+// that no update is lost between the check and the write.
 //
 // To be hashed before its header is sent, a response body is held in memory
 // up to a limit. Streams, and bodies past the limit, are passed on as they
@@ -64,7 +71,51 @@ type Handler struct {
 	// larger one is passed on without a tag. Default: 8388608 (8 MiB).
 	MaxSize int64 `json:"max_size,omitempty"`
 
+	// The methods whose requests are guarded: where one of them carries
+	// If-Match, If-None-Match or If-Unmodified-Since, the current
+	// representation is read with a GET first, and the request goes on only if
+	// the preconditions hold. They take the resource's lock, with or without
+	// preconditions. Default: PUT, PATCH and DELETE.
+	IfMatch []string `json:"if_match,omitempty"`
+
+	// Which of the if_match methods are refused with 428 (Precondition
+	// Required) if they carry neither If-Match nor If-None-Match; `*` stands
+	// for all of them. Default: none.
+	RequireIfMatch []string `json:"require_if_match,omitempty"`
+
+	// How If-Match on a write compares weak tags: `auto` compares opaque tags
+	// where the current tag is itself weak, since no client could hold a
+	// strong one; `reject` never takes a weak tag (RFC 9110 §13.1.1); `accept`
+	// always compares opaque tags, for proxies in front that weaken tags.
+	// Default: `auto`.
+	WeakIfMatch string `json:"weak_if_match,omitempty"`
+
+	// Where writes to one resource are kept apart: `local`, within this
+	// process; `storage`, across all Caddys that share this one's storage;
+	// `off`, nowhere; or the name of a module in the namespace
+	// `http.etag.locks`. Default: `local`.
+	Lock string `json:"lock,omitempty"`
+
+	// How long a write waits for the lock before it is answered with 503
+	// (Service Unavailable). Default: `10s`.
+	LockTimeout caddy.Duration `json:"lock_timeout,omitempty"`
+
+	// The configuration of the lock module, if it takes any.
+	LockOptions json.RawMessage `json:"lock_options,omitempty"`
+
+	// Whether the answer to a guarded write carries the new tag, which takes
+	// another GET after the write: `on` or `off`. It does so only where the
+	// client can know the representation by it (RFC 9110 §9.3.4). Default:
+	// `on`.
+	WriteTag string `json:"write_tag,omitempty"`
+
+	// What a 412, 428 or 503 of this handler is: a `problem` details body in
+	// JSON (RFC 9457), or an error that is left to Caddy's error routes to
+	// `handle`. Default: `problem`.
+	Errors string `json:"errors,omitempty"`
+
 	weak           bool
+	locker         Locker // nil: off
 	algorithm      *algorithm
 	dynamicVersion bool // Version has placeholders
 	logger         *zap.Logger
@@ -103,7 +154,32 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.MaxSize == 0 {
 		h.MaxSize = defaultMaxSize
 	}
-	return nil
+	return h.provisionWrites(ctx)
+}
+
+// provisionWrites fills in the defaults of what concerns writes.
+func (h *Handler) provisionWrites(ctx caddy.Context) error {
+	if len(h.IfMatch) == 0 {
+		h.IfMatch = []string{http.MethodPut, http.MethodPatch, http.MethodDelete}
+	}
+	if h.WeakIfMatch == "" {
+		h.WeakIfMatch = weakAuto
+	}
+	if h.Lock == "" {
+		h.Lock = "local"
+	}
+	if h.LockTimeout == 0 {
+		h.LockTimeout = caddy.Duration(defaultLockTimeout)
+	}
+	if h.WriteTag == "" {
+		h.WriteTag = "on"
+	}
+	if h.Errors == "" {
+		h.Errors = "problem"
+	}
+	var err error
+	h.locker, err = loadLocker(ctx, h.Lock, h.LockOptions)
+	return err
 }
 
 // Validate ensures that the configuration is valid.
@@ -112,6 +188,10 @@ func (h *Handler) Validate() error {
 		oneOf("strength", h.Strength, "strong", "weak"),
 		oneOf("algorithm", h.Algorithm, algorithmNames()...),
 		oneOf("existing", h.Existing, "keep", "replace"),
+		oneOf("weak_if_match", h.WeakIfMatch, weakAuto, weakReject, weakAccept),
+		oneOf("write_tag", h.WriteTag, "on", "off"),
+		oneOf("errors", h.Errors, "problem", "handle"),
+		validateMethods(h.IfMatch, h.RequireIfMatch),
 	); err != nil {
 		return err
 	}
@@ -125,8 +205,40 @@ func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("invalid max_size %d: must be a positive number of bytes", h.MaxSize)
 	}
+	if h.LockTimeout < 0 {
+		return fmt.Errorf("invalid lock_timeout %s: must be a positive duration", time.Duration(h.LockTimeout))
+	}
 	return nil
 }
+
+// unsafeMethods are those of the IANA HTTP Method Registry that may change
+// the resource.
+var unsafeMethods = strings.Fields(`POST PUT PATCH DELETE
+	ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE
+	MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE ORDERPATCH
+	PROPPATCH REBIND UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF
+	VERSION-CONTROL`)
+
+// validateMethods checks the methods of if_match and require_if_match.
+func validateMethods(ifMatch, require []string) error {
+	for _, method := range ifMatch {
+		switch {
+		case slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"}, method):
+			return fmt.Errorf("invalid if_match method %q: must be one that writes, such as PUT, PATCH or DELETE", method)
+		case !slices.Contains(unsafeMethods, method):
+			return fmt.Errorf("invalid if_match method %q: must be one of %s", method, strings.Join(unsafeMethods, ", "))
+		}
+	}
+	for _, method := range require {
+		if method != anyMethod && !slices.Contains(ifMatch, method) {
+			return fmt.Errorf("invalid require_if_match method %q: must be one of those of if_match, which are %s", method, strings.Join(ifMatch, ", "))
+		}
+	}
+	return nil
+}
+
+// anyMethod in require_if_match stands for every if_match method.
+const anyMethod = "*"
 
 // oneOf returns an error if the value of an option is none of those allowed.
 func oneOf(option, value string, allowed ...string) error {

@@ -251,3 +251,61 @@ func (rep representation) listed(field tagField, match func(a, b entityTag) bool
 	}
 	return false
 }
+
+// How If-Match on a write compares weak tags.
+const (
+	weakAuto   = "auto"   // opaque tags are compared where the current tag is itself weak
+	weakReject = "reject" // RFC 9110's letter: a weak tag never matches
+	weakAccept = "accept" // opaque tags are always compared
+)
+
+// guarded reports whether a write with this header carries a precondition. A
+// field that is empty or malformed counts: the client did mean to be careful.
+func guarded(header http.Header) bool {
+	for _, name := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since"} {
+		if _, present := header[name]; present {
+			return true
+		}
+	}
+	return false
+}
+
+// createOnly reports whether the write is to go through only if the resource
+// does not exist.
+func (c conditions) createOnly() bool {
+	return c.ifNoneMatch.any() && !c.ifMatch.present()
+}
+
+// evaluateWrite evaluates the preconditions of a write to a resource that
+// exists, in the order of RFC 9110 §13.2.2. Unlike a read's, an If-Match that
+// is empty or malformed is false, and so is an If-None-Match that is empty or
+// has a malformed member: a client whose tag was undefined must not write,
+// and what a field forbids must be known.
+func (c conditions) evaluateWrite(rep representation, weak string) verdict {
+	switch {
+	case c.ifMatch.present():
+		match := entityTag.strongMatch
+		if weak == weakAccept || weak == weakAuto && rep.tag.weak() {
+			// No client could ever hold a strong tag of a representation
+			// whose tag is weak.
+			match = entityTag.weakMatch
+		}
+		if !c.ifMatch.any() && !rep.listed(c.ifMatch, match) {
+			return failed
+		}
+	case c.modifiedAfter(rep):
+		return failed
+	}
+
+	if c.ifNoneMatch.present() {
+		if c.ifNoneMatch.empty() || c.ifNoneMatch.any() {
+			return failed
+		}
+		for tag := range c.ifNoneMatch.members() {
+			if !tag.exists() || rep.names(tag, entityTag.weakMatch) {
+				return failed
+			}
+		}
+	}
+	return proceed
+}

@@ -2,14 +2,11 @@ package etag
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
-	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -28,27 +25,16 @@ const (
 	stateHijacked              // the connection is no longer ours
 )
 
-// A response that is answered before its body has come is drained for as much
-// and as long as this, so that the backend's connection can be used again;
-// then the handler downstream is cut off.
-const (
-	drainBytes = 64 << 10
-	drainTime  = 100 * time.Millisecond
-)
-
-// errAnswered is what downstream gets for writing a body that nobody wants.
-var errAnswered = errors.New("etag: the response has been answered without the body")
-
 // responseWriter is what downstream writes the response to a read to.
 type responseWriter struct {
 	*caddyhttp.ResponseWriterWrapper // of the client's writer
 
 	handler    *Handler
 	request    *http.Request
-	head       bool               // the client asked with HEAD
-	conditions *conditions        // nil if the request has none
-	cancel     context.CancelFunc // stops downstream; nil if a response can't be answered early
-	drainTimer *time.Timer
+	head       bool         // the client asked with HEAD
+	conditions *conditions  // nil if the request has none
+	write      *taggedWrite // the write that this answers, nil for a read
+	cutoff     cutoff       // of downstream, if the response can be answered early
 
 	state    state
 	status   int
@@ -106,12 +92,20 @@ func (rw *responseWriter) WriteHeader(status int) {
 	rw.declared = contentLength(header)
 	rw.kept = rw.handler.keptTag(status, header)
 
-	if !rw.kept.exists() && rw.handler.taggable(status, header) && rw.declared <= rw.handler.MaxSize {
+	if !rw.kept.exists() && rw.taggable(status, header) && rw.declared <= rw.handler.MaxSize {
 		rw.hash = rw.handler.algorithm.get()
 		rw.state = stateHolding
 		return
 	}
 	rw.pass()
+}
+
+// taggable reports whether the response is one to hold and tag.
+func (rw *responseWriter) taggable(status int, header http.Header) bool {
+	if rw.write != nil {
+		return successful(status) && mayHold(status, header)
+	}
+	return rw.handler.taggable(status, header)
 }
 
 // keptTag returns the tag that a response goes out with because it has one of
@@ -186,16 +180,9 @@ func successful(status int) bool { return status >= 200 && status <= 299 }
 // answerEarly sends a response that needs nothing more of downstream, which
 // is still at it.
 func (rw *responseWriter) answerEarly(send func()) {
-	rest := rw.declared - rw.received
 	rw.answer(send)
 	_ = http.NewResponseController(&rw.wrapper).Flush()
-
-	rw.received = 0 // counts what is drained from here on
-	if rest > drainBytes {
-		rw.cancel()
-	} else {
-		rw.drainTimer = time.AfterFunc(drainTime, rw.cancel)
-	}
+	rw.cutoff.start(rw.declared - rw.received)
 }
 
 // answer sends a response without the body that downstream has for it.
@@ -203,16 +190,6 @@ func (rw *responseWriter) answer(send func()) {
 	rw.state = stateAnswered
 	rw.discard()
 	send()
-}
-
-// drain takes n bytes of a body that nobody wants.
-func (rw *responseWriter) drain(n int) (int, error) {
-	rw.received += int64(n)
-	if rw.received > drainBytes {
-		rw.cancel()
-		return 0, errAnswered
-	}
-	return n, nil
 }
 
 // discard gives back what is held.
@@ -227,9 +204,7 @@ func (rw *responseWriter) discard() {
 // release gives back all that the response took, whatever became of it.
 func (rw *responseWriter) release() {
 	rw.discard()
-	if rw.drainTimer != nil {
-		rw.drainTimer.Stop()
-	}
+	rw.cutoff.stop()
 }
 
 // Write takes a piece of the body.
@@ -249,7 +224,7 @@ func (rw *responseWriter) Write(p []byte) (int, error) {
 		_, _ = rw.hash.Write(p) // never fails
 		return rw.body.Write(p)
 	case stateAnswered:
-		return rw.drain(len(p))
+		return rw.cutoff.drain(len(p))
 	default:
 		n, err := rw.wrapper.Write(p)
 		rw.received += int64(n)
@@ -356,7 +331,7 @@ func (rw *responseWriter) finish(err error) error {
 				fmt.Errorf("reading the response: got %d bytes of body where Content-Length is %d", rw.received, rw.declared))
 			rw.reset()
 		default:
-			rw.finishHeld()
+			rw.tagHeld()
 		}
 	}
 
@@ -390,11 +365,22 @@ func (rw *responseWriter) reset() {
 	dropRepresentationFields(rw.Header())
 }
 
-// finishHeld tags a response whose body is held in full, evaluates the
+// tagHeld tags a response whose body is held in full, evaluates the
 // preconditions, and sends what they make of it.
-func (rw *responseWriter) finishHeld() {
-	h, header := rw.handler, rw.Header()
+func (rw *responseWriter) tagHeld() {
+	if rw.write != nil {
+		content := rw.hash
+		if rw.received == 0 {
+			content = nil
+		}
+		if tag := rw.write.tag(content); tag.exists() {
+			rw.Header().Set("ETag", tag.field)
+		}
+		rw.finishHeld()
+		return
+	}
 
+	h, header := rw.handler, rw.Header()
 	tag := rw.hash.tag(h.Length, h.version(rw.request), h.weak)
 	rw.values[0] = tag.field
 	header["Etag"] = rw.values[0:1:1]
@@ -417,7 +403,12 @@ func (rw *responseWriter) finishHeld() {
 			return
 		}
 	}
+	rw.finishHeld()
+}
 
+// finishHeld sends a response whose body is held in full.
+func (rw *responseWriter) finishHeld() {
+	header := rw.Header()
 	rw.sniffType()
 	if hasTrailers(header) && rw.request.ProtoMajor == 1 {
 		// in HTTP/1.1 only chunked responses have trailers
@@ -488,10 +479,7 @@ func (rw *responseWriter) sendFailed() {
 	header := rw.Header()
 	tag := responseTag(header)
 	dropRepresentationFields(header)
-	if tag.exists() {
-		header.Set("ETag", tag.field)
-	}
-	rw.err = preconditionFailed(tag, rw.conditions).write(&rw.wrapper, rw.head)
+	rw.err = rw.handler.sendProblem(&rw.wrapper, preconditionFailed(tag, rw.conditions), rw.head)
 }
 
 // log logs at debug, with the request's method and URI.

@@ -1,0 +1,274 @@
+package etag
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// current is what an internal GET found out.
+type current struct {
+	status int // of the answer; 0 if there was none
+	representation
+	digest []byte // of the body, if it was read to its end and asked for
+	err    error  // what the chain returned
+}
+
+// probe is what the chain writes the answer to an internal GET to. It hashes
+// the body as it comes, and holds nothing. Its header map is its own.
+type probe struct {
+	handler *Handler
+	request *http.Request
+	header  http.Header
+	cutoff  cutoff
+
+	// relay decides by the status whether the answer goes to the client.
+	relay  func(status int) bool
+	client http.ResponseWriter
+
+	// wantDigest is whether the body's hash is wanted even if it makes no tag.
+	wantDigest bool
+
+	current
+	wroteHeader bool
+	relaying    bool
+	hash        *hasher // nil if the body is not wanted, or relayed
+	settled     bool    // the body is not wanted
+	declared    int64
+	received    int64
+}
+
+// readCurrent reads the current representation of the request's resource with
+// a GET down the same chain. An answer whose status relay takes goes to the
+// client.
+func (h *Handler) readCurrent(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, relay func(status int) bool) current {
+	return h.runProbe(&probe{client: w, relay: relay}, r, next)
+}
+
+// readStored reads the representation that a write has left behind, with the
+// digest of its body.
+func (h *Handler) readStored(r *http.Request, next caddyhttp.Handler) current {
+	none := func(int) bool { return false }
+	return h.runProbe(&probe{relay: none, wantDigest: true}, r, next)
+}
+
+func (h *Handler) runProbe(p *probe, r *http.Request, next caddyhttp.Handler) current {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	p.handler = h
+	p.header = make(http.Header)
+	p.cutoff.cancel = cancel
+	defer p.release()
+	p.request = internalGET(ctx, r, p)
+	p.err = p.serve(next)
+	p.finish()
+	return p.current
+}
+
+// serve calls the chain. That it was cut off, or that its backend died, is no
+// reason to panic: the client's own request goes on.
+func (p *probe) serve(next caddyhttp.Handler) (err error) {
+	defer func() {
+		if p.relaying {
+			return // the client is getting a part of this
+		}
+		if recovered := recover(); recovered != nil {
+			if !isAbort(recovered) {
+				panic(recovered)
+			}
+			err = caddyhttp.Error(http.StatusBadGateway, errors.New("reading the current representation: its handler aborted"))
+		}
+	}()
+	return next.ServeHTTP(p, p.request)
+}
+
+// finish concludes from what was written.
+func (p *probe) finish() {
+	if p.settled {
+		p.err = nil // how the chain took being cut off
+		return
+	}
+	if p.relaying {
+		if p.err != nil && p.received != p.declared {
+			panic(http.ErrAbortHandler) // the client must not take for whole what it got
+		}
+		return
+	}
+	if p.err == nil && p.hash != nil && p.declared >= 0 && p.received != p.declared {
+		p.err = caddyhttp.Error(http.StatusBadGateway, errors.New("reading the current representation: its body is not as long as its Content-Length"))
+	}
+	if p.err != nil {
+		// A part of an answer, if any, is none.
+		p.status = http.StatusInternalServerError
+		var handlerErr caddyhttp.HandlerError
+		if errors.As(p.err, &handlerErr) && handlerErr.StatusCode != 0 {
+			p.status = handlerErr.StatusCode
+		}
+		return
+	}
+	if p.hash == nil {
+		return
+	}
+	if !p.tag.exists() && p.handler.taggable(p.status, p.header) {
+		p.tag = p.hash.tag(p.handler.Length, p.handler.version(p.request), p.handler.weak)
+		p.ours = true
+	}
+	if p.wantDigest {
+		p.digest = bytes.Clone(p.hash.digest())
+	}
+}
+
+func (p *probe) release() {
+	p.cutoff.stop()
+	if p.hash != nil {
+		p.handler.algorithm.put(p.hash)
+	}
+}
+
+// Header returns the header of the answer, which is not the client's.
+func (p *probe) Header() http.Header { return p.header }
+
+// WriteHeader decides what is done with the body.
+func (p *probe) WriteHeader(status int) {
+	if p.wroteHeader || status < 200 {
+		return
+	}
+	p.wroteHeader = true
+	p.status = status
+	p.declared = contentLength(p.header)
+
+	if p.relay(status) {
+		p.relaying = true
+		dropTrailers(p.header) // they would come too late for the copy
+		maps.Copy(p.client.Header(), p.header)
+		p.client.WriteHeader(status)
+		return
+	}
+	if successful(status) {
+		p.tag = p.handler.keptTag(status, p.header)
+		p.lastModified = parseDate(p.header["Last-Modified"])
+		switch {
+		case !mayHold(status, p.header):
+			p.settled = true
+			p.cutoff.now()
+			return
+		case p.wantDigest, !p.tag.exists() && p.handler.taggable(status, p.header):
+			p.hash = p.handler.algorithm.get()
+			return
+		}
+	}
+	p.settled = true
+	p.cutoff.start(p.declared)
+}
+
+// Write takes a piece of the body.
+func (p *probe) Write(b []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	switch {
+	case p.relaying:
+		n, err := p.client.Write(b)
+		p.received += int64(n)
+		return n, err
+	case p.hash != nil:
+		p.received += int64(len(b))
+		return p.hash.Write(b)
+	default:
+		return p.cutoff.drain(len(b))
+	}
+}
+
+// FlushError does nothing, but for an answer that the client gets.
+func (p *probe) FlushError() error {
+	p.WriteHeader(http.StatusOK)
+	if p.relaying {
+		return http.NewResponseController(p.client).Flush()
+	}
+	return nil
+}
+
+// internalGET makes the GET that a client would have sent for the resource
+// that r writes to, as it would stand at this place in the chain, with a life
+// of its own: a replacer, variables, consumed route groups and log fields
+// that start as r's are, and don't come back to r. Whatever the chain has
+// placeholders for is looked up in the GET first, then in r.
+func internalGET(ctx context.Context, r *http.Request, w http.ResponseWriter) *http.Request {
+	get := r.Clone(ctx)
+	get.Method = http.MethodGet
+	get.Body = http.NoBody
+	get.GetBody = nil
+	get.ContentLength = 0
+	get.TransferEncoding = nil
+	get.Trailer = nil
+	for name := range get.Header {
+		if aboutBody(name) || conditional(name) {
+			delete(get.Header, name)
+		}
+	}
+	// A cache between here and the backend must not say what is current.
+	get.Header.Set("Cache-Control", "no-cache")
+
+	// PrepareRequest notes the URL as the one that the client sent.
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		get.URL, get.RequestURI = original.URL, original.RequestURI
+	}
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	repl := caddy.NewReplacer()
+	get = caddyhttp.PrepareRequest(get, repl, w, server)
+
+	// From here on the request must keep its pointer, which repl is bound to.
+	get.URL, get.RequestURI = cloneURL(r.URL), r.RequestURI
+	copyContextMap[string, any](get, r, caddyhttp.VarsCtxKey)
+	copyContextMap[string, struct{}](get, r, caddy.CtxKey("route_group"))
+	if parent, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(parent.Get)
+	}
+	return get
+}
+
+func cloneURL(u *url.URL) *url.URL {
+	clone := *u
+	return &clone
+}
+
+// copyContextMap copies a map that Caddy keeps in the context of requests.
+func copyContextMap[K comparable, V any](to, from *http.Request, key caddy.CtxKey) {
+	dst, _ := to.Context().Value(key).(map[K]V)
+	src, _ := from.Context().Value(key).(map[K]V)
+	if dst != nil {
+		maps.Copy(dst, src)
+	}
+}
+
+// aboutBody reports whether a request field is about the body, or announces
+// one.
+func aboutBody(name string) bool {
+	switch name {
+	case "Digest", "Expect", "Repr-Digest", "Trailer", "Transfer-Encoding", "Upgrade", "Want-Content-Digest":
+		return true
+	}
+	return strings.HasPrefix(name, "Content-")
+}
+
+// conditional reports whether a request field makes the answer another than
+// the whole of the current representation. "If" is WebDAV's (RFC 4918 §10.4).
+func conditional(name string) bool {
+	switch name {
+	case "If", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range", "Range":
+		return true
+	}
+	return false
+}
+
+// Interface guards
+var (
+	_ http.ResponseWriter = (*probe)(nil)
+	_ io.Writer           = (*probe)(nil)
+)

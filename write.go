@@ -1,0 +1,215 @@
+package etag
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// retryAfter is the Retry-After of a 503, in seconds.
+const retryAfter = 1
+
+// outerWriteVar is the variable of a request that an etag handler sets for
+// those further down the chain. It is true if the write is guarded.
+const outerWriteVar = "http.handlers.etag.write"
+
+// serveWrite lets a write go down the chain if its preconditions hold, one at
+// a time for each resource.
+func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	c := parseConditions(r.Header)
+	isGuarded := guarded(r.Header)
+	outerGuarded, inOuter := caddyhttp.GetVar(r.Context(), outerWriteVar).(bool)
+
+	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !outerGuarded && h.requiresIfMatch(r.Method) {
+		return h.refuse(w, r, outcomeRequired, preconditionRequired())
+	}
+
+	if !inOuter {
+		if h.locker != nil {
+			unlock, err := h.lock(r)
+			if errors.Is(err, errLockedOut) {
+				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+				return h.refuse(w, r, outcomeLockedOut, lockedOut())
+			}
+			if err != nil {
+				return caddyhttp.Error(statusClientClosedRequest, err)
+			}
+			defer unlock()
+		}
+		caddyhttp.SetVar(r.Context(), outerWriteVar, isGuarded)
+		defer caddyhttp.SetVar(r.Context(), outerWriteVar, nil)
+	}
+
+	if !isGuarded {
+		h.logWrite(r, outcomePassed)
+		return next.ServeHTTP(w, r)
+	}
+	return h.serveGuarded(w, r, next, c)
+}
+
+// statusClientClosedRequest is what Caddy notes for a client that has left.
+const statusClientClosedRequest = 499
+
+// serveGuarded reads the current representation, and lets the write go down
+// the chain if its preconditions hold.
+func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c conditions) error {
+	relayed := func(status int) bool {
+		switch status {
+		case http.StatusNotFound, http.StatusGone:
+			return !c.createOnly()
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return true
+		}
+		return status >= 500
+	}
+	cur := h.readCurrent(closing{w, r}, r, next, relayed)
+
+	switch {
+	case r.Context().Err() != nil:
+		return caddyhttp.Error(statusClientClosedRequest, r.Context().Err())
+	case relayed(cur.status):
+		h.logWrite(r, outcomeBypassed)
+		if cur.err != nil {
+			refuseBody(w, r)
+		}
+		return cur.err
+	case c.createOnly() && (cur.status == http.StatusNotFound || cur.status == http.StatusGone):
+	case !successful(cur.status), c.evaluateWrite(cur.representation, h.WeakIfMatch) != proceed:
+		return h.refuse(w, r, outcomeFailed, preconditionFailed(cur.tag, &c))
+	}
+
+	var hidden hiddenFields
+	if cur.ours || !cur.tag.exists() {
+		// downstream can't know our tag
+		if !c.ifMatch.any() {
+			hidden.hide(r.Header, "If-Match")
+		}
+		if !c.ifNoneMatch.any() {
+			hidden.hide(r.Header, "If-None-Match")
+		}
+		if len(hidden) > 0 {
+			hidden.hide(r.Header, "If-Unmodified-Since")
+		}
+	}
+	defer hidden.restore(r.Header)
+
+	h.logWrite(r, outcomePassed)
+	if h.WriteTag == "off" || r.Method == http.MethodDelete {
+		return next.ServeHTTP(w, r)
+	}
+	return h.serveTaggedWrite(w, r, next)
+}
+
+// serveTaggedWrite lets the write go down the chain, and gives its answer the
+// tag of what is stored then.
+func (h *Handler) serveTaggedWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	write := &taggedWrite{handler: h, request: r, next: next}
+	if r.Method == http.MethodPut {
+		write.body = &hashedReader{ReadCloser: r.Body, hash: h.algorithm.get(), eof: r.ContentLength == 0}
+		defer h.algorithm.put(write.body.hash)
+		r.Body = write.body
+		defer func() { r.Body = write.body.ReadCloser }()
+	}
+	rw := newResponseWriter(h, w, r)
+	rw.conditions, rw.write = nil, write
+	defer rw.release()
+	return rw.finish(next.ServeHTTP(rw, r))
+}
+
+// taggedWrite is a write whose answer is to have the new tag, if the client
+// can know the new representation by it.
+type taggedWrite struct {
+	handler *Handler
+	request *http.Request
+	next    caddyhttp.Handler
+	body    *hashedReader // of a PUT
+}
+
+// tag returns the tag for the answer to the write, whose content has been
+// written to answer, nil if it has none; no tag if there is none to give. A PUT that stored
+// something else than it was sent must not have one (RFC 9110 §9.3.4), unless
+// its answer shows what it stored.
+func (t *taggedWrite) tag(answer *hasher) entityTag {
+	stored := t.handler.readStored(t.request, t.next)
+	if stored.err != nil || !successful(stored.status) {
+		return entityTag{}
+	}
+	if t.request.Method == http.MethodPatch ||
+		stored.digest != nil && (answer != nil && bytes.Equal(stored.digest, answer.digest()) || t.body.sent(stored.digest)) {
+		return stored.tag
+	}
+	return entityTag{}
+}
+
+// hashedReader hashes a request body as it is read.
+type hashedReader struct {
+	io.ReadCloser
+	hash *hasher
+	eof  bool
+}
+
+func (r *hashedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	_, _ = r.hash.Write(p[:n])
+	r.eof = r.eof || err == io.EOF
+	return n, err
+}
+
+// sent reports whether the body, which may be nil, was read to its end and
+// has this digest.
+func (r *hashedReader) sent(digest []byte) bool {
+	return r != nil && r.eof && bytes.Equal(digest, r.hash.digest())
+}
+
+// requiresIfMatch reports whether a method needs a precondition.
+func (h *Handler) requiresIfMatch(method string) bool {
+	return slices.Contains(h.RequireIfMatch, method) || slices.Contains(h.RequireIfMatch, anyMethod)
+}
+
+// refuse answers a write that does not go downstream.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, outcome string, p problem) error {
+	h.logWrite(r, outcome)
+	refuseBody(w, r)
+	return h.sendProblem(w, p, false)
+}
+
+// refuseBody makes the response final for a client that waits for 100
+// (Continue) before it sends its body. In HTTP/1 the server would otherwise
+// try to read that body before it sends the response, and both would wait for
+// each other; a connection that is to be closed need not be read.
+func refuseBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		w.Header().Set("Connection", "close")
+	}
+}
+
+// closing is a client's writer for an answer that leaves the body of its
+// request unread.
+type closing struct {
+	http.ResponseWriter
+	request *http.Request
+}
+
+func (c closing) WriteHeader(status int) {
+	refuseBody(c.ResponseWriter, c.request)
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (c closing) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// logWrite logs what becomes of a write, at debug.
+func (h *Handler) logWrite(r *http.Request, outcome string) {
+	if c := h.logger.Check(zapcore.DebugLevel, "decided on the write"); c != nil {
+		c.Write(zap.String("method", r.Method), zap.String("uri", r.RequestURI), zap.String("outcome", outcome))
+	}
+}
