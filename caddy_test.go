@@ -202,25 +202,58 @@ func (r reply) tag() string { return r.header.Get("ETag") }
 // and reads the response.
 func do(tb testing.TB, client *http.Client, method, url, body string, fields ...string) reply {
 	tb.Helper()
+	res, err := try(client, method, url, body, fields...)
+	require.NoError(tb, err)
+	return res
+}
+
+// try is do for a request that may get no response, or is sent from another
+// goroutine than the test's.
+func try(client *http.Client, method, url, body string, fields ...string) (reply, error) {
 	var content io.Reader
 	if body != "" {
 		content = strings.NewReader(body)
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, url, content)
-	require.NoError(tb, err)
+	if err != nil {
+		return reply{}, err
+	}
 	for i := 0; i < len(fields); i += 2 {
 		req.Header.Add(fields[i], fields[i+1])
 	}
 	res, err := client.Do(req)
-	require.NoError(tb, err)
+	if err != nil {
+		return reply{}, err
+	}
 	defer res.Body.Close()
 	var buf bytes.Buffer
 	_, err = buf.ReadFrom(res.Body)
-	return reply{res.StatusCode, res.Header, res.Trailer, buf.String(), res.ContentLength, err}
+	return reply{res.StatusCode, res.Header, res.Trailer, buf.String(), res.ContentLength, err}, nil
 }
 
 // get is do for a GET request over HTTP/1.1.
 func get(tb testing.TB, url string, fields ...string) reply {
 	tb.Helper()
 	return do(tb, clientFor(tb, "h1", nil), http.MethodGet, url, "", fields...)
+}
+
+// readLines returns the lines of a file, without the empty one at its end.
+func readLines(tb testing.TB, file string) []string {
+	tb.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(tb, err)
+	return strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+}
+
+// eventually waits until a condition holds that another goroutine brings
+// about. The limit is for a condition that never does.
+func eventually(tb testing.TB, condition func() bool) {
+	tb.Helper()
+	for range 10_000 {
+		if condition() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	require.FailNow(tb, "the condition never came to hold")
 }

@@ -47,18 +47,16 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // of a stream. What next does from then on is in vain, so its context is
 // cancelled.
 //
-// The request is changed in place and put back afterwards. A copy would not
-// do, since the placeholders of the request are bound to this pointer.
+// The request is changed in place, and put back afterwards.
 func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	rw.cutoff.cancel = cancel
-	restore := hideFromDownstream(r)
-	parent := r.Context()
-	*r = *r.WithContext(ctx)
+	showAgain := hideFromDownstream(r)
+	leave := inContext(r, ctx)
 
 	defer func() {
-		*r = *r.WithContext(parent)
-		restore()
+		leave()
+		showAgain()
 		cancel()
 		if rw.state == stateAnswered {
 			if p := recover(); p != nil && !isAbort(p) {
@@ -67,6 +65,15 @@ func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next
 		}
 	}()
 	return next.ServeHTTP(rw, r)
+}
+
+// inContext gives the request another context until the function that it
+// returns is called. The request is changed in place: a copy would not do,
+// since its placeholders are bound to this pointer.
+func inContext(r *http.Request, ctx context.Context) (leave func()) {
+	parent := r.Context()
+	*r = *r.WithContext(ctx)
+	return func() { *r = *r.WithContext(parent) }
 }
 
 // isAbort reports whether a recovered value is what net/http has handlers

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -46,31 +45,30 @@ type probe struct {
 	received    int64
 }
 
-// readCurrent reads the current representation of the request's resource with
-// a GET down the same chain. An answer whose status relay takes goes to the
-// client.
-func (h *Handler) readCurrent(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, relay func(status int) bool) current {
-	return h.runProbe(&probe{client: w, relay: relay}, r, next)
+// readCurrent reads the current representation with a GET down the chain. An
+// answer whose status relay takes goes to the client.
+func (p place) readCurrent(w http.ResponseWriter, relay func(status int) bool) current {
+	return p.run(&probe{client: w, relay: relay})
 }
 
 // readStored reads the representation that a write has left behind, with the
 // digest of its body.
-func (h *Handler) readStored(r *http.Request, next caddyhttp.Handler) current {
+func (p place) readStored() current {
 	none := func(int) bool { return false }
-	return h.runProbe(&probe{relay: none, wantDigest: true}, r, next)
+	return p.run(&probe{relay: none, wantDigest: true})
 }
 
-func (h *Handler) runProbe(p *probe, r *http.Request, next caddyhttp.Handler) current {
-	ctx, cancel := context.WithCancel(r.Context())
+func (p place) run(to *probe) current {
+	ctx, cancel := context.WithCancel(p.request.Context())
 	defer cancel()
-	p.handler = h
-	p.header = make(http.Header)
-	p.cutoff.cancel = cancel
-	defer p.release()
-	p.request = internalGET(ctx, r, p)
-	p.err = p.serve(next)
-	p.finish()
-	return p.current
+	to.handler = p.handler
+	to.header = make(http.Header)
+	to.cutoff.cancel = cancel
+	defer to.release()
+	to.request = p.internalGET(ctx, to)
+	to.err = to.serve(p.next)
+	to.finish()
+	return to.current
 }
 
 // serve calls the chain. That it was cut off, or that its backend died, is no
@@ -194,13 +192,24 @@ func (p *probe) FlushError() error {
 	return nil
 }
 
-// internalGET makes the GET that a client would have sent for the resource
-// that r writes to, as it would stand at this place in the chain, with a life
-// of its own: a replacer, variables, consumed route groups and log fields
-// that start as r's are, and don't come back to r. Whatever the chain has
-// placeholders for is looked up in the GET first, then in r.
-func internalGET(ctx context.Context, r *http.Request, w http.ResponseWriter) *http.Request {
-	get := r.Clone(ctx)
+// place is a place in the chain with a write at it, as that came there. What
+// the write does further down, such as to rewrite the URI or to use up a group
+// of routes, does not change it.
+type place struct {
+	handler *Handler
+	next    caddyhttp.Handler
+	request *http.Request // a GET where the client sent the write
+	vars    map[string]any
+	groups  map[string]struct{}
+}
+
+// routeGroupKey is where Caddy keeps the groups of routes that the request
+// has used up: of the routes in a group, such as consecutive handle blocks,
+// only the first that matches is run.
+const routeGroupKey caddy.CtxKey = "route_group"
+
+func (h *Handler) placeOf(r *http.Request, next caddyhttp.Handler) place {
+	get := r.Clone(r.Context())
 	get.Method = http.MethodGet
 	get.Body = http.NoBody
 	get.GetBody = nil
@@ -215,36 +224,36 @@ func internalGET(ctx context.Context, r *http.Request, w http.ResponseWriter) *h
 	// A cache between here and the backend must not say what is current.
 	get.Header.Set("Cache-Control", "no-cache")
 
-	// PrepareRequest notes the URL as the one that the client sent.
-	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	groups, _ := r.Context().Value(routeGroupKey).(map[string]struct{})
+	return place{h, next, get, maps.Clone(vars), maps.Clone(groups)}
+}
+
+// internalGET makes the GET that a client would have sent for the resource,
+// as it would stand at this place, with a life of its own: a replacer,
+// variables, used up groups and log fields that start as the write's were, and
+// don't come back to it. A placeholder is looked up in the GET first, then in
+// the write.
+func (p place) internalGET(ctx context.Context, w http.ResponseWriter) *http.Request {
+	get := p.request.Clone(ctx)
+
+	// PrepareRequest takes the URL for the one that the client sent.
+	if original, ok := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		get.URL, get.RequestURI = original.URL, original.RequestURI
 	}
-	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	repl := caddy.NewReplacer()
 	get = caddyhttp.PrepareRequest(get, repl, w, server)
 
 	// From here on the request must keep its pointer, which repl is bound to.
-	get.URL, get.RequestURI = cloneURL(r.URL), r.RequestURI
-	copyContextMap[string, any](get, r, caddyhttp.VarsCtxKey)
-	copyContextMap[string, struct{}](get, r, caddy.CtxKey("route_group"))
-	if parent, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+	url := *p.request.URL
+	get.URL, get.RequestURI = &url, p.request.RequestURI
+	maps.Copy(get.Context().Value(caddyhttp.VarsCtxKey).(map[string]any), p.vars)
+	maps.Copy(get.Context().Value(routeGroupKey).(map[string]struct{}), p.groups)
+	if parent, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(parent.Get)
 	}
 	return get
-}
-
-func cloneURL(u *url.URL) *url.URL {
-	clone := *u
-	return &clone
-}
-
-// copyContextMap copies a map that Caddy keeps in the context of requests.
-func copyContextMap[K comparable, V any](to, from *http.Request, key caddy.CtxKey) {
-	dst, _ := to.Context().Value(key).(map[K]V)
-	src, _ := from.Context().Value(key).(map[K]V)
-	if dst != nil {
-		maps.Copy(dst, src)
-	}
 }
 
 // aboutBody reports whether a request field is about the body, or announces

@@ -2,6 +2,7 @@ package etag
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -18,24 +19,29 @@ import (
 // retryAfter is the Retry-After of a 503, in seconds.
 const retryAfter = 1
 
-// outerWriteVar is the variable of a request that an etag handler sets for
-// those further down the chain. It is true if the write is guarded.
-const outerWriteVar = "http.handlers.etag.write"
+// outerWrite is in the context of a write for the etag handlers further down
+// the chain: one above has taken the lock.
+type outerWrite struct{ guarded bool }
+
+type outerWriteKey struct{}
 
 // serveWrite lets a write go down the chain if its preconditions hold, one at
 // a time for each resource.
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	c := parseConditions(r.Header)
 	isGuarded := guarded(r.Header)
-	outerGuarded, inOuter := caddyhttp.GetVar(r.Context(), outerWriteVar).(bool)
+	outer, inOuter := r.Context().Value(outerWriteKey{}).(outerWrite)
 
-	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !outerGuarded && h.requiresIfMatch(r.Method) {
+	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !outer.guarded && h.requiresIfMatch(r.Method) {
 		return h.refuse(w, r, outcomeRequired, preconditionRequired())
 	}
 
 	if !inOuter {
 		if h.locker != nil {
+			ahead := startReadAhead(r)
+			defer ahead.finish(r)
 			unlock, err := h.lock(r)
+			ahead.stop(r)
 			if errors.Is(err, errLockedOut) {
 				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 				return h.refuse(w, r, outcomeLockedOut, lockedOut())
@@ -45,8 +51,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 			}
 			defer unlock()
 		}
-		caddyhttp.SetVar(r.Context(), outerWriteVar, isGuarded)
-		defer caddyhttp.SetVar(r.Context(), outerWriteVar, nil)
+		defer inContext(r, context.WithValue(r.Context(), outerWriteKey{}, outerWrite{isGuarded}))()
 	}
 
 	if !isGuarded {
@@ -71,7 +76,8 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 		}
 		return status >= 500
 	}
-	cur := h.readCurrent(closing{w, r}, r, next, relayed)
+	here := h.placeOf(r, next)
+	cur := here.readCurrent(closing{w, r}, relayed)
 
 	switch {
 	case r.Context().Err() != nil:
@@ -106,13 +112,13 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 	if h.WriteTag == "off" || r.Method == http.MethodDelete {
 		return next.ServeHTTP(w, r)
 	}
-	return h.serveTaggedWrite(w, r, next)
+	return h.serveTaggedWrite(w, r, here)
 }
 
 // serveTaggedWrite lets the write go down the chain, and gives its answer the
 // tag of what is stored then.
-func (h *Handler) serveTaggedWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	write := &taggedWrite{handler: h, request: r, next: next}
+func (h *Handler) serveTaggedWrite(w http.ResponseWriter, r *http.Request, here place) error {
+	write := &taggedWrite{place: here, method: r.Method}
 	if r.Method == http.MethodPut {
 		write.body = &hashedReader{ReadCloser: r.Body, hash: h.algorithm.get(), eof: r.ContentLength == 0}
 		defer h.algorithm.put(write.body.hash)
@@ -122,28 +128,27 @@ func (h *Handler) serveTaggedWrite(w http.ResponseWriter, r *http.Request, next 
 	rw := newResponseWriter(h, w, r)
 	rw.conditions, rw.write = nil, write
 	defer rw.release()
-	return rw.finish(next.ServeHTTP(rw, r))
+	return rw.finish(here.next.ServeHTTP(rw, r))
 }
 
 // taggedWrite is a write whose answer is to have the new tag, if the client
 // can know the new representation by it.
 type taggedWrite struct {
-	handler *Handler
-	request *http.Request
-	next    caddyhttp.Handler
-	body    *hashedReader // of a PUT
+	place  place
+	method string
+	body   *hashedReader // of a PUT
 }
 
 // tag returns the tag for the answer to the write, whose content has been
-// written to answer, nil if it has none; no tag if there is none to give. A PUT that stored
-// something else than it was sent must not have one (RFC 9110 §9.3.4), unless
-// its answer shows what it stored.
+// written to answer, nil if it has none; no tag if there is none to give. A
+// PUT that stored something else than it was sent must not have one (RFC 9110
+// §9.3.4), unless its answer shows what it stored.
 func (t *taggedWrite) tag(answer *hasher) entityTag {
-	stored := t.handler.readStored(t.request, t.next)
+	stored := t.place.readStored()
 	if stored.err != nil || !successful(stored.status) {
 		return entityTag{}
 	}
-	if t.request.Method == http.MethodPatch ||
+	if t.method == http.MethodPatch ||
 		stored.digest != nil && (answer != nil && bytes.Equal(stored.digest, answer.digest()) || t.body.sent(stored.digest)) {
 		return stored.tag
 	}
@@ -187,9 +192,15 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, outcome string,
 // try to read that body before it sends the response, and both would wait for
 // each other; a connection that is to be closed need not be read.
 func refuseBody(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+	if r.ProtoMajor == 1 && expectsContinue(r) {
 		w.Header().Set("Connection", "close")
 	}
+}
+
+// expectsContinue reports whether the client waits for a 100 (Continue)
+// before it sends the request's body.
+func expectsContinue(r *http.Request) bool {
+	return strings.EqualFold(r.Header.Get("Expect"), "100-continue")
 }
 
 // closing is a client's writer for an answer that leaves the body of its
