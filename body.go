@@ -3,31 +3,60 @@ package etag
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
-// blockSize is as much as reverse_proxy copies at a time.
-const blockSize = 32 << 10
+// blockMemory is what a block takes, with what it says of itself; blockSize is
+// what it holds. All blocks have one size, so that the pool keeps no giants
+// and a body never has to be moved to grow.
+const (
+	blockMemory = 32 << 10
+	blockSize   = blockMemory - 16
+)
 
-// block is a piece of a body. All blocks have one size, so that the pool keeps
-// no giants and a body never has to be moved to grow.
+// block is a piece of a body.
 type block struct {
 	next *block
 	n    int
 	buf  [blockSize]byte
 }
 
+func (b *block) bytes() []byte { return b.buf[:b.n] }
+
 var blockPool = sync.Pool{New: func() any { return new(block) }}
 
-// heldBody is a body in memory, in pooled blocks. The zero value is empty.
-type heldBody struct {
-	first, last *block
-	size        int64
+// budget is the memory that the bodies of one handler may take at one time.
+type budget struct {
+	limit int64 // bytes
+	held  atomic.Int64
 }
 
-// room returns the unused end of the last block, which is never empty. What
-// is put there belongs to the body once grow has been called.
+// take reserves the memory of a block, if there is that much left.
+func (b *budget) take() bool {
+	if b.held.Add(blockMemory) > b.limit {
+		b.held.Add(-blockMemory)
+		return false
+	}
+	return true
+}
+
+func (b *budget) giveBack() { b.held.Add(-blockMemory) }
+
+// heldBody is a body in memory, in pooled blocks within a budget.
+type heldBody struct {
+	budget      *budget
+	first, last *block
+	size        int64
+	pinned      *block // somebody reads into it, who may still do so when it has left the body
+}
+
+// room returns the unused end of the last block, or nothing if the budget is
+// used up. What is put there belongs to the body once grow has been called.
 func (b *heldBody) room() []byte {
 	if b.last == nil || b.last.n == blockSize {
+		if !b.budget.take() {
+			return nil
+		}
 		next := blockPool.Get().(*block)
 		next.next, next.n = nil, 0
 		if b.last == nil {
@@ -40,19 +69,15 @@ func (b *heldBody) room() []byte {
 	return b.last.buf[b.last.n:]
 }
 
-func (b *heldBody) grow(n int) {
+// grow makes n bytes of the room a part of the body. It returns the last block
+// if that is full now.
+func (b *heldBody) grow(n int) (full *block) {
 	b.last.n += n
 	b.size += int64(n)
-}
-
-// Write appends p. It never fails.
-func (b *heldBody) Write(p []byte) (int, error) {
-	for rest := p; len(rest) > 0; {
-		n := copy(b.room(), rest)
-		b.grow(n)
-		rest = rest[n:]
+	if b.last.n == blockSize {
+		return b.last
 	}
-	return len(p), nil
+	return nil
 }
 
 // head returns the first bytes of the body, at most a block.
@@ -60,25 +85,22 @@ func (b *heldBody) head() []byte {
 	if b.first == nil {
 		return nil
 	}
-	return b.first.buf[:b.first.n]
+	return b.first.bytes()
 }
 
-// WriteTo writes the body to w and empties it, block by block.
-func (b *heldBody) WriteTo(w io.Writer) (int64, error) {
-	var written int64
+// writeTo writes the body to w and empties it, block by block.
+func (b *heldBody) writeTo(w io.Writer) error {
 	for b.first != nil {
-		n, err := w.Write(b.first.buf[:b.first.n])
-		written += int64(n)
-		if err != nil {
+		if _, err := w.Write(b.first.bytes()); err != nil {
 			b.release()
-			return written, err
+			return err
 		}
 		b.pop()
 	}
-	return written, nil
+	return nil
 }
 
-// pop gives the first block back to the pool.
+// pop gives the first block back.
 func (b *heldBody) pop() {
 	first := b.first
 	b.first = first.next
@@ -86,7 +108,10 @@ func (b *heldBody) pop() {
 		b.last = nil
 	}
 	b.size -= int64(first.n)
-	blockPool.Put(first)
+	if first != b.pinned {
+		blockPool.Put(first)
+	}
+	b.budget.giveBack()
 }
 
 // release empties the body.

@@ -39,6 +39,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    match            <response matcher>
 //	    cache_control    <value>
 //	    max_size         <size>
+//	    max_memory       <size>
+//	    max_delay        <duration>|-1
+//	    oversize         pass|trailer
 //	    if_match         <methods...>
 //	    require_if_match [<methods...>]
 //	    weak_if_match    auto|reject|accept
@@ -116,6 +119,15 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	case "max_size":
 		return sizeArg(d, &h.MaxSize)
 
+	case "max_memory":
+		return sizeArg(d, &h.MaxMemory)
+
+	case "max_delay":
+		return h.unmarshalMaxDelay(d)
+
+	case "oversize":
+		return enumArg(d, &h.Oversize, "pass", "trailer")
+
 	case "if_match":
 		h.IfMatch = methodArgs(d)
 		if len(h.IfMatch) == 0 {
@@ -143,6 +155,24 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	default:
 		return d.Errf("unrecognized option %q", option)
 	}
+	return nil
+}
+
+// unmarshalMaxDelay parses the max_delay option.
+func (h *Handler) unmarshalMaxDelay(d *caddyfile.Dispenser) error {
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	if text == strconv.Itoa(noDelay) {
+		h.MaxDelay = noDelay
+		return nil
+	}
+	delay, err := caddy.ParseDuration(text)
+	if err != nil || delay <= 0 {
+		return d.Errf("invalid max_delay %q: must be a positive duration, such as 500ms, or -1 for no limit", text)
+	}
+	h.MaxDelay = caddy.Duration(delay)
 	return nil
 }
 

@@ -58,7 +58,7 @@ func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next
 		leave()
 		showAgain()
 		cancel()
-		if rw.state == stateAnswered {
+		if rw.answered() {
 			if p := recover(); p != nil && !isAbort(p) {
 				panic(p)
 			}

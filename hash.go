@@ -72,13 +72,18 @@ func (x xxh128) Sum(b []byte) []byte {
 // valid until the next call.
 func (h *hasher) digest() []byte { return h.Sum(h.sum[:0]) }
 
-// tag makes the tag of a body that has been written to h in full.
-func (h *hasher) tag(digits int, version string, weak bool) entityTag {
+// digits returns the hexadecimal digits for the tag of a body that has been
+// written to h in full.
+func (h *hasher) digits(n int) string {
 	var text [2 * sha256.Size]byte
 	hex.Encode(text[:], h.digest())
+	return string(text[:n])
+}
 
+// makeTag joins the parts of a tag.
+func makeTag(digits, version string, weak bool) entityTag {
 	var b strings.Builder
-	b.Grow(len(weakPrefix) + len(version) + len(`"-"`) + digits)
+	b.Grow(len(weakPrefix) + len(version) + len(`"-"`) + len(digits))
 	if weak {
 		b.WriteString(weakPrefix)
 	}
@@ -87,7 +92,7 @@ func (h *hasher) tag(digits int, version string, weak bool) entityTag {
 		b.WriteString(version)
 		b.WriteByte('-')
 	}
-	b.Write(text[:digits])
+	b.WriteString(digits)
 	b.WriteByte('"')
 	return entityTag{b.String()}
 }

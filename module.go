@@ -22,7 +22,11 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-const defaultMaxSize = 8 << 20 // bytes
+const (
+	defaultMaxSize   = 8 << 20   // bytes
+	defaultMaxMemory = 256 << 20 // bytes
+	defaultMaxDelay  = time.Second
+)
 
 // Handler gives responses to GET and HEAD requests an ETag made from a hash
 // of their body, and answers conditional requests from it: 304 (Not Modified)
@@ -71,6 +75,22 @@ type Handler struct {
 	// larger one is passed on without a tag. Default: 8388608 (8 MiB).
 	MaxSize int64 `json:"max_size,omitempty"`
 
+	// How many bytes of memory the bodies may take that this handler holds at
+	// one time. A body for which there is no more is passed on without a tag.
+	// Default: 268435456 (256 MiB).
+	MaxMemory int64 `json:"max_memory,omitempty"`
+
+	// For how long a body is held after the header of its response came. One
+	// that is not complete by then is passed on without a tag. -1 is for no
+	// limit. Default: `1s`.
+	MaxDelay caddy.Duration `json:"max_delay,omitempty"`
+
+	// What becomes of a body that is past one of these limits: `pass` it on
+	// without a tag, or, where the client takes trailers (`TE: trailers`),
+	// pass it on and send its tag in a `trailer` (RFC 9110 §8.8.3). Default:
+	// `pass`.
+	Oversize string `json:"oversize,omitempty"`
+
 	// The methods whose requests are guarded: where one of them carries
 	// If-Match, If-None-Match or If-Unmodified-Since, the current
 	// representation is read with a GET first, and the request goes on only if
@@ -115,6 +135,9 @@ type Handler struct {
 	Errors string `json:"errors,omitempty"`
 
 	weak           bool
+	budget         *budget
+	memo           *memo
+	memoMinimum    int64  // the size in bytes of the smallest body to ask the memo for, 0: none
 	locker         Locker // nil: off
 	algorithm      *algorithm
 	dynamicVersion bool // Version has placeholders
@@ -154,6 +177,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.MaxSize == 0 {
 		h.MaxSize = defaultMaxSize
 	}
+	if h.MaxMemory == 0 {
+		h.MaxMemory = defaultMaxMemory
+	}
+	h.budget = &budget{limit: h.MaxMemory}
+	h.memo = new(memo)
+	if h.MaxDelay == 0 {
+		h.MaxDelay = caddy.Duration(defaultMaxDelay)
+	}
+	if h.Oversize == "" {
+		h.Oversize = "pass"
+	}
+	h.memoMinimum = memoMinimum(h.Algorithm)
 	return h.provisionWrites(ctx)
 }
 
@@ -188,6 +223,7 @@ func (h *Handler) Validate() error {
 		oneOf("strength", h.Strength, "strong", "weak"),
 		oneOf("algorithm", h.Algorithm, algorithmNames()...),
 		oneOf("existing", h.Existing, "keep", "replace"),
+		oneOf("oversize", h.Oversize, "pass", "trailer"),
 		oneOf("weak_if_match", h.WeakIfMatch, weakAuto, weakReject, weakAccept),
 		oneOf("write_tag", h.WriteTag, "on", "off"),
 		oneOf("errors", h.Errors, "problem", "handle"),
@@ -205,11 +241,20 @@ func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("invalid max_size %d: must be a positive number of bytes", h.MaxSize)
 	}
+	if h.MaxMemory < 0 {
+		return fmt.Errorf("invalid max_memory %d: must be a positive number of bytes", h.MaxMemory)
+	}
+	if h.MaxDelay < 0 && h.MaxDelay != noDelay {
+		return fmt.Errorf("invalid max_delay %s: must be a positive duration, or -1 for no limit", time.Duration(h.MaxDelay))
+	}
 	if h.LockTimeout < 0 {
 		return fmt.Errorf("invalid lock_timeout %s: must be a positive duration", time.Duration(h.LockTimeout))
 	}
 	return nil
 }
+
+// noDelay as max_delay is for no limit.
+const noDelay = -1
 
 // unsafeMethods are those of the IANA HTTP Method Registry that may change
 // the resource.

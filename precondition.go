@@ -187,6 +187,10 @@ func parseDate(lines []string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
+	if date.IsZero() {
+		// some clients send the first date that they can express
+		return date.Add(1)
+	}
 	return date
 }
 

@@ -116,7 +116,7 @@ func (p *probe) finish() {
 		return
 	}
 	if !p.tag.exists() && p.handler.taggable(p.status, p.header) {
-		p.tag = p.hash.tag(p.handler.Length, p.handler.version(p.request), p.handler.weak)
+		p.tag = makeTag(p.hash.digits(p.handler.Length), p.handler.version(p.request), p.handler.weak)
 		p.ours = true
 	}
 	if p.wantDigest {

@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -25,9 +28,10 @@ const (
 	stateHijacked              // the connection is no longer ours
 )
 
-// responseWriter is what downstream writes the response to a read to.
+// responseWriter is what downstream writes a response to that is to be tagged,
+// and compared with the preconditions of its request.
 type responseWriter struct {
-	*caddyhttp.ResponseWriterWrapper // of the client's writer
+	client caddyhttp.ResponseWriterWrapper // of the client's writer
 
 	handler    *Handler
 	request    *http.Request
@@ -36,18 +40,22 @@ type responseWriter struct {
 	write      *taggedWrite // the write that this answers, nil for a read
 	cutoff     cutoff       // of downstream, if the response can be answered early
 
+	mu       sync.Mutex // of all below; a delay comes from a goroutine of its own
 	state    state
 	status   int
 	kept     entityTag // the response's own tag, if it is kept
 	declared int64     // Content-Length, or -1
 	received int64     // bytes of body that came
-	hash     *hasher   // while holding
 	body     heldBody
-	err      error  // what to return once downstream has ended
-	outcome  string // for the log
+	hash     bodyHash
+	delay    *delay      // while holding
+	late     http.Header // what downstream sets after the header, while a delay may send that
+	trailer  *hasher     // of a body that is passed and tagged in a trailer
+	sendErr  error       // from sending what was held
+	err      error       // what to return once downstream has ended
+	outcome  string      // for the log
 
-	wrapper caddyhttp.ResponseWriterWrapper
-	values  [2]string // room for the values of the ETag and Content-Length fields
+	values [2]string // room for the values of the ETag and Content-Length fields
 }
 
 func newResponseWriter(h *Handler, w http.ResponseWriter, r *http.Request) *responseWriter {
@@ -55,9 +63,10 @@ func newResponseWriter(h *Handler, w http.ResponseWriter, r *http.Request) *resp
 		handler: h,
 		request: r,
 		head:    r.Method == http.MethodHead,
-		wrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		client:  caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		body:    heldBody{budget: h.budget},
+		hash:    bodyHash{handler: h},
 	}
-	rw.ResponseWriterWrapper = &rw.wrapper
 	if hasConditions(r.Header) {
 		c := parseConditions(r.Header)
 		rw.conditions = &c
@@ -71,33 +80,60 @@ func hasConditions(header http.Header) bool {
 		header["If-Modified-Since"] != nil || header["If-Unmodified-Since"] != nil
 }
 
+// Header returns the header map of the client's writer; or, while a delay may
+// read that at any time, and when the response is answered, a copy, of which
+// only the trailers may still count.
+func (rw *responseWriter) Header() http.Header {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	if rw.late == nil && (rw.delay != nil || rw.state == stateAnswered) {
+		rw.late = rw.client.Header().Clone()
+	}
+	if rw.late != nil {
+		return rw.late
+	}
+	return rw.client.Header()
+}
+
 // WriteHeader decides what becomes of the response.
 func (rw *responseWriter) WriteHeader(status int) {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	rw.writeHeader(status)
+}
+
+func (rw *responseWriter) writeHeader(status int) {
 	if rw.state != stateAwaiting {
 		return
 	}
 	if status == http.StatusSwitchingProtocols {
 		rw.outcome = outcomeBypassed
 		rw.state = statePassing
-		rw.wrapper.WriteHeader(status)
+		rw.client.WriteHeader(status)
 		return
 	}
 	if status < 200 {
-		rw.wrapper.WriteHeader(status) // informational; the header is still to come
+		rw.client.WriteHeader(status) // informational; the header is still to come
 		return
 	}
 
 	rw.status = status
-	header := rw.Header()
+	header := rw.client.Header()
 	rw.declared = contentLength(header)
 	rw.kept = rw.handler.keptTag(status, header)
 
-	if !rw.kept.exists() && rw.taggable(status, header) && rw.declared <= rw.handler.MaxSize {
-		rw.hash = rw.handler.algorithm.get()
-		rw.state = stateHolding
+	if rw.kept.exists() || !rw.taggable(status, header) {
+		rw.pass()
 		return
 	}
-	rw.pass()
+	rw.state = stateHolding
+	if rw.declared > rw.handler.MaxSize {
+		rw.passOversize()
+		return
+	}
+	if rw.handler.MaxDelay > 0 {
+		rw.delay = startDelay(rw, time.Duration(rw.handler.MaxDelay))
+	}
 }
 
 // taggable reports whether the response is one to hold and tag.
@@ -137,11 +173,52 @@ func contentLength(header http.Header) int64 {
 	return n
 }
 
+// passOversize passes a response on that is past a limit. With `oversize
+// trailer`, its body is hashed on its way, for a tag in a trailer.
+func (rw *responseWriter) passOversize() {
+	header := rw.client.Header()
+	if rw.handler.Oversize == "trailer" && rw.write == nil && takesTrailers(rw.request) {
+		rw.trailer = rw.hash.stream(&rw.body)
+		delete(header, "Etag") // an invalid one, or one to be replaced
+		header.Add("Trailer", "ETag")
+		if rw.request.ProtoMajor == 1 {
+			delete(header, "Content-Length") // in HTTP/1.1 only chunked responses have trailers
+		}
+	} else {
+		rw.kept = responseTag(header) // which it keeps, now that it is not to be replaced
+	}
+	rw.pass()
+	if rw.state != statePassing && rw.trailer != nil {
+		rw.handler.algorithm.put(rw.trailer)
+		rw.trailer = nil
+	}
+}
+
+// takesTrailers reports whether the client has said that it wants trailers
+// (RFC 9110 §6.5.1, §10.1.4).
+func takesTrailers(r *http.Request) bool {
+	return r.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers")
+}
+
+// heldTooLong passes the response on: the body has been held for max_delay.
+func (rw *responseWriter) heldTooLong() {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	if rw.state != stateHolding {
+		return
+	}
+	rw.passOversize()
+	if rw.state == statePassing {
+		_ = http.NewResponseController(&rw.client).Flush()
+	}
+}
+
 // pass sends the response's header, or what its preconditions make of it, and
 // what has been held of its body. The rest of the body goes on as it comes.
 func (rw *responseWriter) pass() {
-	header := rw.Header()
+	header := rw.client.Header()
 	rw.outcome = outcomeBypassed
+	rw.kept = responseTag(header) // what was to be replaced is kept after all
 	if rw.kept.exists() && successful(rw.status) {
 		rw.outcome = outcomeKept
 	}
@@ -181,8 +258,17 @@ func successful(status int) bool { return status >= 200 && status <= 299 }
 // is still at it.
 func (rw *responseWriter) answerEarly(send func()) {
 	rw.answer(send)
-	_ = http.NewResponseController(&rw.wrapper).Flush()
+	if rw.err == nil { // else nothing has been sent, and Caddy's error routes will
+		_ = http.NewResponseController(&rw.client).Flush()
+	}
 	rw.cutoff.start(rw.declared - rw.received)
+}
+
+// answered reports whether the response needs nothing more of downstream.
+func (rw *responseWriter) answered() bool {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	return rw.state == stateAnswered
 }
 
 // answer sends a response without the body that downstream has for it.
@@ -194,104 +280,159 @@ func (rw *responseWriter) answer(send func()) {
 
 // discard gives back what is held.
 func (rw *responseWriter) discard() {
+	rw.delay.stop()
+	rw.delay = nil
 	rw.body.release()
-	if rw.hash != nil {
-		rw.handler.algorithm.put(rw.hash)
-		rw.hash = nil
-	}
+	rw.hash.release()
 }
 
 // release gives back all that the response took, whatever became of it.
 func (rw *responseWriter) release() {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
 	rw.discard()
 	rw.cutoff.stop()
+	if rw.trailer != nil {
+		rw.handler.algorithm.put(rw.trailer)
+		rw.trailer = nil
+	}
+	if rw.state == stateHolding {
+		rw.state = stateAnswered // nothing is sent any more
+	}
 }
 
 // Write takes a piece of the body.
 func (rw *responseWriter) Write(p []byte) (int, error) {
-	if rw.state == stateAwaiting {
-		rw.WriteHeader(http.StatusOK)
-	}
-	switch rw.state {
-	case stateHolding:
-		if err := rw.accept(len(p)); err != nil {
-			return 0, err
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	rw.writeHeader(http.StatusOK)
+
+	total := 0
+	for rw.state == stateHolding {
+		room, err := rw.room()
+		if err != nil {
+			return total, err
 		}
 		if rw.state != stateHolding {
-			return rw.Write(p)
+			break
 		}
-		rw.received += int64(len(p))
-		_, _ = rw.hash.Write(p) // never fails
-		return rw.body.Write(p)
-	case stateAnswered:
-		return rw.cutoff.drain(len(p))
-	default:
-		n, err := rw.wrapper.Write(p)
-		rw.received += int64(n)
-		return n, err
+		n := copy(room, p[total:])
+		total += n
+		if err := rw.hold(n, len(p)-total); err != nil || total == len(p) {
+			return total, err
+		}
 	}
+
+	n, err := rw.passBytes(p[total:])
+	return total + n, err
 }
 
-// accept makes sure that n more bytes of body can be held, and passes the
-// response on if they can't.
-func (rw *responseWriter) accept(n int) error {
-	if rw.declared >= 0 && rw.received+int64(n) > rw.declared {
-		rw.received += int64(n) // the response is broken, and finish must see it
+// room returns where the next bytes of the body are to be held, and passes the
+// response on if there is no place.
+func (rw *responseWriter) room() ([]byte, error) {
+	room := rw.body.room()
+	if room == nil {
+		rw.passOversize()
+	}
+	return room, rw.sendErr
+}
+
+// hold makes n bytes a part of the body that are in its room already. It
+// passes the response on if, with more bytes that are there to come, the body
+// is too large.
+func (rw *responseWriter) hold(n, more int) error {
+	rw.received += int64(n)
+	if full := rw.body.grow(n); full != nil {
+		rw.hash.block(full, rw.declared)
+	}
+	size := rw.received + int64(more)
+	switch {
+	case rw.declared >= 0 && size > rw.declared:
+		rw.received = size // the response is broken, and finish must see it
 		return http.ErrContentLength
+	case size > rw.handler.MaxSize:
+		rw.passOversize()
 	}
-	if rw.received+int64(n) > rw.handler.MaxSize {
-		rw.pass()
+	return rw.sendErr
+}
+
+// passBytes takes bytes of a body that is not held.
+func (rw *responseWriter) passBytes(p []byte) (int, error) {
+	if rw.state == stateAnswered {
+		return rw.cutoff.drain(len(p))
 	}
-	return nil
+	if rw.sendErr != nil {
+		return 0, rw.sendErr
+	}
+	n, err := rw.client.Write(p)
+	rw.received += int64(n)
+	if rw.trailer != nil {
+		_, _ = rw.trailer.Write(p[:n])
+	}
+	return n, err
 }
 
 // ReadFrom takes the body from a reader. It saves a copy where the body is
 // held, and lets the client's writer do what it can, such as sendfile, where
 // it is not.
 func (rw *responseWriter) ReadFrom(r io.Reader) (int64, error) {
-	if rw.state == stateAwaiting {
-		rw.WriteHeader(http.StatusOK)
-	}
-	var total int64
-	for rw.state == stateHolding {
-		n, err := rw.holdFrom(r)
-		total += n
+	rw.WriteHeader(http.StatusOK)
+	total, err := rw.holdFrom(r)
+	if err != nil {
 		if err == io.EOF {
-			return total, nil
+			err = nil
 		}
-		if err != nil {
-			return total, err
-		}
+		return total, err
 	}
 
-	var n int64
-	var err error
-	if rw.state == statePassing {
-		n, err = rw.wrapper.ReadFrom(r)
-		rw.received += n
-	} else {
-		n, err = io.Copy(writerOnly{rw}, r)
+	if !rw.passesPlainly() {
+		n, err := io.Copy(writerOnly{rw}, r)
+		return total + n, err
 	}
+	n, err := rw.client.ReadFrom(r)
+	rw.mu.Lock()
+	rw.received += n
+	rw.mu.Unlock()
 	return total + n, err
 }
 
-// holdFrom reads a piece of the body right to where it is held. The piece
-// that goes past max_size is one byte too long at the most.
-func (rw *responseWriter) holdFrom(r io.Reader) (int64, error) {
-	room := rw.body.room()
-	if left := rw.handler.MaxSize - rw.received + 1; int64(len(room)) > left {
-		room = room[:left]
-	}
-	n, err := r.Read(room)
-	if n > 0 {
-		_, _ = rw.hash.Write(room[:n])
-		rw.body.grow(n)
-		if err := rw.accept(n); err != nil {
-			return int64(n), err
+// passesPlainly reports whether the body can go to the client unseen.
+func (rw *responseWriter) passesPlainly() bool {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	return rw.state == statePassing && rw.trailer == nil && rw.sendErr == nil
+}
+
+// holdFrom reads the body for as long as it is held, right to where it is
+// held. It does not keep a delay waiting while it waits for the reader.
+func (rw *responseWriter) holdFrom(r io.Reader) (total int64, err error) {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	for rw.state == stateHolding && err == nil {
+		var room []byte
+		if room, err = rw.room(); err != nil || rw.state != stateHolding {
+			return total, err
 		}
-		rw.received += int64(n)
+		// one byte more than may be held tells that there is more
+		room = room[:min(int64(len(room)), rw.handler.MaxSize-rw.received+1)]
+
+		rw.body.pinned = rw.body.last
+		rw.mu.Unlock()
+		n, readErr := r.Read(room)
+		rw.mu.Lock()
+		rw.body.pinned = nil
+
+		if n > 0 && rw.state == stateHolding {
+			err = rw.hold(n, 0)
+		} else if n > 0 {
+			_, err = rw.passBytes(room[:n])
+		}
+		total += int64(n)
+		if err == nil {
+			err = readErr
+		}
 	}
-	return int64(n), err
+	return total, err
 }
 
 // writerOnly hides all but Write from io.Copy.
@@ -300,19 +441,21 @@ type writerOnly struct{ io.Writer }
 // FlushError flushes what is passed on. A response that is held isn't sent
 // for a flush, see mayHold.
 func (rw *responseWriter) FlushError() error {
-	if rw.state == stateAwaiting {
-		rw.WriteHeader(http.StatusOK)
-	}
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	rw.writeHeader(http.StatusOK)
 	if rw.state != statePassing {
 		return nil
 	}
-	return http.NewResponseController(&rw.wrapper).Flush()
+	return http.NewResponseController(&rw.client).Flush()
 }
 
 // Hijack hands the client's connection to downstream.
 func (rw *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buf, err := http.NewResponseController(&rw.wrapper).Hijack()
+	conn, buf, err := http.NewResponseController(&rw.client).Hijack()
 	if err == nil {
+		rw.mu.Lock()
+		defer rw.mu.Unlock()
 		rw.state = stateHijacked
 		rw.outcome = outcomeBypassed
 		rw.discard()
@@ -320,8 +463,24 @@ func (rw *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, buf, err
 }
 
+// Push implements http.Pusher.
+func (rw *responseWriter) Push(target string, opts *http.PushOptions) error {
+	return rw.client.Push(target, opts)
+}
+
+// Unwrap is for http.ResponseController.
+func (rw *responseWriter) Unwrap() http.ResponseWriter { return rw.client.ResponseWriter }
+
 // finish completes the response once downstream has come to its end, with err.
 func (rw *responseWriter) finish(err error) error {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	rw.delay.stop()
+	rw.delay = nil
+	if rw.state != stateAnswered {
+		rw.takeLateTrailers()
+	}
+
 	if rw.state == stateHolding {
 		switch {
 		case err != nil:
@@ -342,18 +501,44 @@ func (rw *responseWriter) finish(err error) error {
 			rw.log("ignoring the error of a handler whose response is answered", zap.Error(err))
 		}
 		err = rw.err
-		dropTrailers(rw.Header())
 
 	case statePassing:
-		if err != nil && rw.received != rw.declared {
+		switch whole := rw.received == rw.declared; {
+		case rw.sendErr != nil:
+			rw.log("aborting the response: what was held of it could not be sent", zap.Error(rw.sendErr))
+			panic(http.ErrAbortHandler)
+		case err != nil && !whole:
 			// The client must not take for whole what it got of the body.
 			rw.handler.logger.Error("aborting the response: its handler failed after a part of it was sent", zap.Error(err))
 			panic(http.ErrAbortHandler)
+		case err == nil && rw.trailer != nil && (whole || rw.declared < 0):
+			rw.sendTrailer()
 		}
 	}
 
 	rw.log("finished the response", zap.String("outcome", rw.outcome), zap.Int("status", rw.status))
 	return err
+}
+
+// takeLateTrailers moves trailers to where the client's writer looks for them.
+func (rw *responseWriter) takeLateTrailers() {
+	header := rw.client.Header()
+	for _, trailer := range takeTrailers(rw.late) {
+		header[trailer.name] = trailer.lines
+	}
+	rw.late = nil
+}
+
+// sendTrailer makes the tag of a body that has passed, and its trailer. It is
+// weak if the body may have been compressed on its way, since an encoder in
+// front adds no suffix to a trailer.
+func (rw *responseWriter) sendTrailer() {
+	h := rw.handler
+	accepted := rw.request.Header.Get("Accept-Encoding")
+	weak := h.weak || accepted != "" && accepted != "identity"
+	tag := makeTag(rw.trailer.digits(h.Length), h.version(rw.request), weak)
+	rw.client.Header()["Etag"] = []string{tag.field}
+	rw.outcome = outcomeTagged
 }
 
 // reset forgets a held response that ended in an error, so that an error page
@@ -362,26 +547,22 @@ func (rw *responseWriter) reset() {
 	rw.discard()
 	rw.state = stateAwaiting
 	rw.outcome = outcomeBypassed
-	dropRepresentationFields(rw.Header())
+	dropRepresentationFields(rw.client.Header())
 }
 
 // tagHeld tags a response whose body is held in full, evaluates the
 // preconditions, and sends what they make of it.
 func (rw *responseWriter) tagHeld() {
 	if rw.write != nil {
-		content := rw.hash
-		if rw.received == 0 {
-			content = nil
-		}
-		if tag := rw.write.tag(content); tag.exists() {
-			rw.Header().Set("ETag", tag.field)
+		if tag := rw.write.tag(&rw.body); tag.exists() {
+			rw.client.Header().Set("ETag", tag.field)
 		}
 		rw.finishHeld()
 		return
 	}
 
-	h, header := rw.handler, rw.Header()
-	tag := rw.hash.tag(h.Length, h.version(rw.request), h.weak)
+	h, header := rw.handler, rw.client.Header()
+	tag := makeTag(rw.hash.digits(&rw.body), h.version(rw.request), h.weak)
 	rw.values[0] = tag.field
 	header["Etag"] = rw.values[0:1:1]
 	if h.CacheControl != "" && len(header["Cache-Control"]) == 0 {
@@ -408,7 +589,7 @@ func (rw *responseWriter) tagHeld() {
 
 // finishHeld sends a response whose body is held in full.
 func (rw *responseWriter) finishHeld() {
-	header := rw.Header()
+	header := rw.client.Header()
 	rw.sniffType()
 	if hasTrailers(header) && rw.request.ProtoMajor == 1 {
 		// in HTTP/1.1 only chunked responses have trailers
@@ -428,7 +609,7 @@ func (rw *responseWriter) finishHeld() {
 // sniffType sets the Content-Type that net/http would, which sees no body of
 // a HEAD request.
 func (rw *responseWriter) sniffType() {
-	header := rw.Header()
+	header := rw.client.Header()
 	if _, has := header["Content-Type"]; !has && header.Get("Content-Encoding") == "" && rw.body.size > 0 {
 		header["Content-Type"] = []string{http.DetectContentType(rw.body.head())}
 	}
@@ -436,23 +617,22 @@ func (rw *responseWriter) sniffType() {
 
 // sendHeader sends the header alone.
 func (rw *responseWriter) sendHeader() {
-	dropTrailers(rw.Header())
-	rw.wrapper.WriteHeader(rw.status)
+	takeTrailers(rw.client.Header())
+	rw.client.WriteHeader(rw.status)
 }
 
 // sendHeld sends the header and what is held of the body. Trailers whose
 // values are known by now are kept from the header section.
 func (rw *responseWriter) sendHeld() {
-	header := rw.Header()
+	rw.delay.stop()
+	rw.delay = nil
+	header := rw.client.Header()
 	trailers := takeTrailers(header)
-	rw.wrapper.WriteHeader(rw.status)
-	if _, err := rw.body.WriteTo(&rw.wrapper); err != nil {
-		rw.log("sending the held body", zap.Error(err))
-		panic(http.ErrAbortHandler) // the client must not think that this was all
-	}
+	rw.client.WriteHeader(rw.status)
+	rw.sendErr = rw.body.writeTo(&rw.client)
 	if len(trailers) > 0 {
 		// net/http must not take this for the whole response and give it a length
-		_ = http.NewResponseController(&rw.wrapper).Flush()
+		_ = http.NewResponseController(&rw.client).Flush()
 		for _, trailer := range trailers {
 			header[trailer.name] = trailer.lines
 		}
@@ -463,29 +643,29 @@ func (rw *responseWriter) sendHeld() {
 func (rw *responseWriter) sendNotModified() {
 	rw.outcome = outcomeNotModified
 	rw.status = http.StatusNotModified
-	header := rw.Header()
+	header := rw.client.Header()
 	dropBodyFields(header)
 	dropTrailers(header)
 	if len(header["Etag"]) > 0 {
 		delete(header, "Last-Modified") // as ServeContent has it
 	}
-	rw.wrapper.WriteHeader(rw.status)
+	rw.client.WriteHeader(rw.status)
 }
 
 // sendFailed sends a 412.
 func (rw *responseWriter) sendFailed() {
 	rw.outcome = outcomeFailed
 	rw.status = http.StatusPreconditionFailed
-	header := rw.Header()
+	header := rw.client.Header()
 	tag := responseTag(header)
 	dropRepresentationFields(header)
-	rw.err = rw.handler.sendProblem(&rw.wrapper, preconditionFailed(tag, rw.conditions), rw.head)
+	rw.err = rw.handler.sendProblem(&rw.client, preconditionFailed(tag, rw.conditions), rw.head)
 }
 
 // log logs at debug, with the request's method and URI.
 func (rw *responseWriter) log(message string, fields ...zap.Field) {
 	if c := rw.handler.logger.Check(zapcore.DebugLevel, message); c != nil {
-		c.Write(append(fields, zap.String("uri", rw.request.RequestURI))...)
+		c.Write(append(fields, zap.String("method", rw.request.Method), zap.String("uri", rw.request.RequestURI))...)
 	}
 }
 

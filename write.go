@@ -139,20 +139,33 @@ type taggedWrite struct {
 	body   *hashedReader // of a PUT
 }
 
-// tag returns the tag for the answer to the write, whose content has been
-// written to answer, nil if it has none; no tag if there is none to give. A
-// PUT that stored something else than it was sent must not have one (RFC 9110
-// §9.3.4), unless its answer shows what it stored.
-func (t *taggedWrite) tag(answer *hasher) entityTag {
+// tag returns the tag for the answer to the write, which has this content; no
+// tag if there is none to give. A PUT that stored something else than it was
+// sent must not have one (RFC 9110 §9.3.4), unless its answer shows what it
+// stored.
+func (t *taggedWrite) tag(content *heldBody) entityTag {
 	stored := t.place.readStored()
 	if stored.err != nil || !successful(stored.status) {
 		return entityTag{}
 	}
 	if t.method == http.MethodPatch ||
-		stored.digest != nil && (answer != nil && bytes.Equal(stored.digest, answer.digest()) || t.body.sent(stored.digest)) {
+		stored.digest != nil && (t.place.handler.contentIs(content, stored.digest) || t.body.sent(stored.digest)) {
 		return stored.tag
 	}
 	return entityTag{}
+}
+
+// contentIs reports whether there is content, and it has this digest.
+func (h *Handler) contentIs(content *heldBody, digest []byte) bool {
+	if content.size == 0 {
+		return false
+	}
+	hash := h.algorithm.get()
+	defer h.algorithm.put(hash)
+	for block := content.first; block != nil; block = block.next {
+		_, _ = hash.Write(block.bytes())
+	}
+	return bytes.Equal(digest, hash.digest())
 }
 
 // hashedReader hashes a request body as it is read.

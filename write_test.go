@@ -408,7 +408,7 @@ func TestAnswerCarriesTheNewTag(t *testing.T) {
 	tagOf := func(body string) string {
 		h := algorithms["sha256"].get()
 		_, _ = io.WriteString(h, body)
-		return h.tag(32, "", false).field
+		return makeTag(h.digits(32), "", false).field
 	}
 	tests := []struct {
 		name    string
