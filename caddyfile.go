@@ -1,6 +1,7 @@
 package etag
 
 import (
+	"math"
 	"strconv"
 	"strings"
 
@@ -183,7 +184,7 @@ func (h *Handler) unmarshalLock(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	h.Lock = d.Val()
-	tokens := []caddyfile.Token{d.Token()}
+	name := d.Token()
 	if d.NextArg() {
 		timeout, err := caddy.ParseDuration(d.Val())
 		if err != nil || timeout <= 0 {
@@ -202,7 +203,7 @@ func (h *Handler) unmarshalLock(d *caddyfile.Dispenser) error {
 		}
 		return d.Errf("invalid lock %q: must be local, storage, off or a module in %s", h.Lock, strings.TrimSuffix(lockNamespace, "."))
 	}
-	tokens = append(tokens, d.NextSegment()[1:]...)
+	tokens := append([]caddyfile.Token{name}, d.NextSegment()[1:]...)
 	instance := module.New()
 	unmarshaler, ok := instance.(caddyfile.Unmarshaler)
 	if !ok {
@@ -255,7 +256,7 @@ func sizeArg(d *caddyfile.Dispenser, bytes *int64) error {
 		return err
 	}
 	size, err := humanize.ParseBytes(text)
-	if err != nil || size == 0 || int64(size) < 0 {
+	if err != nil || size == 0 || size > math.MaxInt64 {
 		return d.Errf("invalid %s %q: must be a size, such as 512KiB or 8MiB", option, text)
 	}
 	*bytes = int64(size)

@@ -45,7 +45,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // next has come to its end: with a 304 or 412 as soon as the header of a
 // response with a tag of its own is there, or a HEAD request with the header
 // of a stream. What next does from then on is in vain, so its context is
-// cancelled.
+// canceled.
 //
 // The request is changed in place, and put back afterwards.
 func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next caddyhttp.Handler) (err error) {

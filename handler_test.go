@@ -432,17 +432,32 @@ func TestPreconditionsThatTheBackendSees(t *testing.T) {
 		fields []string
 		sees   map[string][]string
 	}{
-		{"If-None-Match as it came", []string{"If-None-Match", `"a" ,bad`, "If-None-Match", `W/"b"`},
-			map[string][]string{"If-None-Match": {`"a" ,bad`, `W/"b"`}}},
-		{"If-Modified-Since alone", []string{"If-Modified-Since", date},
-			map[string][]string{"If-Modified-Since": {date}}},
-		{"If-Modified-Since beside an empty If-None-Match", []string{"If-None-Match", "", "If-Modified-Since", date},
-			map[string][]string{"If-None-Match": {""}, "If-Modified-Since": {date}}},
-		{"If-Modified-Since beside If-None-Match", []string{"If-None-Match", `"a"`, "If-Modified-Since", date},
-			map[string][]string{"If-None-Match": {`"a"`}}},
+		{
+			"If-None-Match as it came",
+			[]string{"If-None-Match", `"a" ,bad`, "If-None-Match", `W/"b"`},
+			map[string][]string{"If-None-Match": {`"a" ,bad`, `W/"b"`}},
+		},
+		{
+			"If-Modified-Since alone",
+			[]string{"If-Modified-Since", date},
+			map[string][]string{"If-Modified-Since": {date}},
+		},
+		{
+			"If-Modified-Since beside an empty If-None-Match",
+			[]string{"If-None-Match", "", "If-Modified-Since", date},
+			map[string][]string{"If-None-Match": {""}, "If-Modified-Since": {date}},
+		},
+		{
+			"If-Modified-Since beside If-None-Match",
+			[]string{"If-None-Match", `"a"`, "If-Modified-Since", date},
+			map[string][]string{"If-None-Match": {`"a"`}},
+		},
 		{"If-Match and If-Unmodified-Since", []string{"If-Match", "*", "If-Unmodified-Since", date}, map[string][]string{}},
-		{"Range and If-Range", []string{"Range", "bytes=0-1", "If-Range", `"a"`},
-			map[string][]string{"Range": {"bytes=0-1"}, "If-Range": {`"a"`}}},
+		{
+			"Range and If-Range",
+			[]string{"Range", "bytes=0-1", "If-Range", `"a"`},
+			map[string][]string{"Range": {"bytes=0-1"}, "If-Range": {`"a"`}},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

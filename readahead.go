@@ -2,6 +2,7 @@ package etag
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -58,7 +59,7 @@ func (a *readAhead) stop(r *http.Request) {
 func (a *readAhead) Read(p []byte) (int, error) {
 	<-a.done
 	n, err := a.data.Read(p)
-	if err == io.EOF && a.err != nil {
+	if errors.Is(err, io.EOF) && a.err != nil {
 		err = a.err
 	}
 	return n, err

@@ -2,6 +2,7 @@ package etag
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -379,7 +380,7 @@ func (rw *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	rw.WriteHeader(http.StatusOK)
 	total, err := rw.holdFrom(r)
 	if err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		return total, err

@@ -46,7 +46,7 @@ func BenchmarkWrite(b *testing.B) {
 func BenchmarkLock(b *testing.B) {
 	for name, locker := range map[string]Locker{
 		"local":   new(LocalLock),
-		"storage": &StorageLock{storage: &certmagic.FileStorage{Path: b.TempDir()}},
+		"storage": storageLock(b.TempDir()),
 	} {
 		b.Run(name, func(b *testing.B) {
 			ctx := context.Background()
@@ -59,13 +59,14 @@ func BenchmarkLock(b *testing.B) {
 }
 
 // BenchmarkHandover measures how long it takes from when a lock is given back
-// until one that waits for it has it. The two share nothing but the storage,
-// as two processes do.
+// until one that waits for it has it. Two storages share nothing but their
+// files, as in two processes.
 func BenchmarkHandover(b *testing.B) {
 	dir := b.TempDir()
 	lockers := map[string][2]certmagic.Locker{
-		"local":   {tableLocker{&processLocks}, tableLocker{&processLocks}},
-		"storage": {&certmagic.FileStorage{Path: dir}, &certmagic.FileStorage{Path: dir}},
+		"local":                  {new(LocalLock), new(LocalLock)},
+		"storage, one process":   {storageLock(dir), storageLock(dir)},
+		"storage, two processes": {&certmagic.FileStorage{Path: dir}, &certmagic.FileStorage{Path: dir}},
 	}
 	for name, pair := range lockers {
 		b.Run(name, func(b *testing.B) {
@@ -89,8 +90,6 @@ func BenchmarkHandover(b *testing.B) {
 	}
 }
 
-// tableLocker is a lockTable as a certmagic.Locker.
-type tableLocker struct{ *lockTable }
-
-func (l tableLocker) Lock(ctx context.Context, key string) error { return l.lock(ctx, key) }
-func (l tableLocker) Unlock(_ context.Context, key string) error { l.unlock(key); return nil }
+func storageLock(dir string) *StorageLock {
+	return &StorageLock{storage: &certmagic.FileStorage{Path: dir}}
+}

@@ -6,9 +6,8 @@ package main
 import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
 	_ "github.com/caddyetag/caddy-etag"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
 func main() {

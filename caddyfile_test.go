@@ -1,0 +1,150 @@
+package etag
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// adaptedHandler adapts a site to JSON and returns its etag handler.
+func adaptedHandler(t *testing.T, site string) string {
+	t.Helper()
+	config, err := adapt("http://localhost {\n" + site + "\n}")
+	require.NoError(t, err)
+	var parsed struct {
+		Apps struct {
+			HTTP struct {
+				Servers struct {
+					Srv0 struct {
+						Routes []struct {
+							Handle []struct {
+								Routes []struct{ Handle []json.RawMessage }
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(config, &parsed))
+	handlers := parsed.Apps.HTTP.Servers.Srv0.Routes[0].Handle[0].Routes[0].Handle
+	require.Len(t, handlers, 1)
+	return string(handlers[0])
+}
+
+func TestCaddyfileOptions(t *testing.T) {
+	for site, want := range map[string]string{
+		"etag":                                   `{"handler": "etag"}`,
+		"etag {\n}":                              `{"handler": "etag"}`,
+		"etag strong":                            `{"handler": "etag", "strength": "strong"}`,
+		"etag weak":                              `{"handler": "etag", "strength": "weak"}`,
+		"etag {\nalgorithm sha256\n}":            `{"handler": "etag", "algorithm": "sha256"}`,
+		"etag {\nalgorithm blake3\nlength 64\n}": `{"handler": "etag", "algorithm": "blake3", "length": 64}`,
+		"etag {\nalgorithm xxh3\nlength 32\n}":   `{"handler": "etag", "algorithm": "xxh3", "length": 32}`,
+		"etag {\nversion v{header.X-Version}\n}": `{"handler": "etag", "version": "v{http.request.header.X-Version}"}`,
+		"etag {\nexisting keep\n}":               `{"handler": "etag", "existing": "keep"}`,
+		"etag {\nexisting replace\n}":            `{"handler": "etag", "existing": "replace"}`,
+		"etag {\nmatch status 2xx\n}":            `{"handler": "etag", "match": {"status_code": [2]}}`,
+		"etag {\nmatch header X-A b\n}":          `{"handler": "etag", "match": {"headers": {"X-A": ["b"]}}}`,
+		"etag {\nmatch {\nstatus 200 404\nheader X-A b\n}\n}": `{"handler": "etag",
+			"match": {"status_code": [200, 404], "headers": {"X-A": ["b"]}}}`,
+		"etag {\ncache_control \"private, max-age=5\"\n}": `{"handler": "etag", "cache_control": "private, max-age=5"}`,
+		"etag {\nmax_size 1MiB\n}":                        `{"handler": "etag", "max_size": 1048576}`,
+		"etag {\nmax_size 500\n}":                         `{"handler": "etag", "max_size": 500}`,
+	} {
+		require.JSONEq(t, want, adaptedHandler(t, site), site)
+	}
+}
+
+// TestDirectiveIsOrderedAfterEncode without an order option.
+func TestDirectiveIsOrderedAfterEncode(t *testing.T) {
+	const golden = "testdata/caddyfile/order.json"
+	caddyfile, err := os.ReadFile("testdata/caddyfile/order.caddyfile")
+	require.NoError(t, err)
+	adapted, err := adapt(string(caddyfile))
+	require.NoError(t, err)
+	if *update {
+		var indented any
+		require.NoError(t, json.Unmarshal(adapted, &indented))
+		text, err := json.MarshalIndent(indented, "", "\t")
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(golden, append(text, '\n'), 0o600))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	require.JSONEq(t, string(want), string(adapted))
+}
+
+// refusal returns the message with which a configuration is refused, by the
+// adapter or by the handler.
+func refusal(t *testing.T, site string) string {
+	t.Helper()
+	adapted, err := adapt("{\nadmin off\npersist_config off\nlog {\nlevel PANIC\n}\n}\nhttp://localhost {\n" + site + "\n}")
+	if err == nil {
+		var config caddy.Config
+		require.NoError(t, json.Unmarshal(adapted, &config))
+		err = caddy.Validate(&config)
+	}
+	require.Error(t, err, site)
+	return err.Error()
+}
+
+// TestBadCaddyfilesAreRefused with a message that names the option, its value
+// and what is allowed, before any request.
+func TestBadCaddyfilesAreRefused(t *testing.T) {
+	for options, parts := range map[string][]string{
+		"unknown x":                          {"unrecognized option", "unknown"},
+		"algorithm md5":                      {"algorithm", `"md5"`, "sha256", "blake3", "xxh3"},
+		"algorithm SHA256":                   {"algorithm", `"SHA256"`, "sha256"},
+		"length 17":                          {"length", "17", "even", "16", "64", "sha256"},
+		"length 14":                          {"length", "14", "16", "64"},
+		"length 66":                          {"length", "66", "16", "64"},
+		"length 0":                           {"length", `"0"`, "16"},
+		"length -16":                         {"length", "-16", "16", "64"},
+		"length many":                        {"length", `"many"`, "16"},
+		`version "a b"`:                      {"version", `"a b"`, "white space"},
+		"version `a\"b`":                     {"version", `a\"b`, "quote"},
+		`version "{a} {b}"`:                  {"version", `"{a} {b}"`, "white space"},
+		"existing drop":                      {"existing", `"drop"`, "keep", "replace"},
+		"max_size big":                       {"max_size", `"big"`, "8MiB"},
+		"max_size 0":                         {"max_size", `"0"`, "8MiB"},
+		"max_size -1":                        {"max_size", `"-1"`, "8MiB"},
+		"match status abc":                   {"status", "abc"},
+		"match unknown x":                    {"unknown"},
+		"length 16\nlength 16":               {"length", "twice"},
+		"algorithm xxh3\nlength 34":          {"length", "34", "16", "32", "xxh3"},
+		"match status 200\nmatch status 201": {"match", "twice"},
+	} {
+		message := refusal(t, "etag {\n"+options+"\n}")
+		for _, part := range parts {
+			require.Contains(t, message, part, options)
+		}
+	}
+	for site, parts := range map[string][]string{
+		"etag medium":      {"strength", `"medium"`, "strong", "weak"},
+		"etag strong weak": {"etag", "rgument"},
+	} {
+		message := refusal(t, site)
+		for _, part := range parts {
+			require.Contains(t, message, part, site)
+		}
+	}
+}
+
+// TestOptionsTakeOneArgument each.
+func TestOptionsTakeOneArgument(t *testing.T) {
+	for _, option := range []string{"algorithm", "length", "version", "existing", "cache_control", "max_size"} {
+		for _, arguments := range []string{"", " sha256 16"} {
+			message := refusal(t, "etag {\n"+option+arguments+"\n}")
+			require.Contains(t, strings.ToLower(message), "argument", option)
+		}
+	}
+}
