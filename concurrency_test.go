@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -288,7 +289,11 @@ func TestMixedLoadLeavesNothingBehind(t *testing.T) {
 	stopCaddy()
 	before := runtime.NumGoroutine()
 
-	s, url, client := startStore(t, "", copyOf(oneDoc))
+	s := newStore(copyOf(oneDoc))
+	upstream := httptest.NewServer(s)
+	defer upstream.Close()
+	url = startCaddy(t, "etag\nreverse_proxy "+upstream.Listener.Addr().String())
+	client := clientFor(t, "h1", nil)
 	s.delay = randomDelay
 	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
 		if rand.IntN(10) > 0 {
@@ -322,7 +327,21 @@ func TestMixedLoadLeavesNothingBehind(t *testing.T) {
 	client.CloseIdleConnections()
 	eventually(t, func() bool { return processLocks.size() == 0 })
 	stopCaddy()
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }) // the store's server
+	upstream.CloseClientConnections()
+	noMoreGoroutines(t, before+2) // the store's server
+}
+
+// noMoreGoroutines waits until there are at most n goroutines.
+func noMoreGoroutines(t *testing.T, n int) {
+	t.Helper()
+	for range 10_000 {
+		if runtime.NumGoroutine() <= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	t.Fatalf("there are %d goroutines, more than %d:\n%s", runtime.NumGoroutine(), n, stacks[:runtime.Stack(stacks, true)])
 }
 
 // mixedRequest sends a read, or a read and a write by its tag, and leaves some

@@ -46,18 +46,21 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // response with a tag of its own is there, or a HEAD request with the header
 // of a stream. What next does from then on is in vain, so its context is
 // canceled.
-//
-// The request is changed in place, and put back afterwards.
 func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
-	ctx, cancel := context.WithCancel(r.Context())
-	rw.cutoff.cancel = cancel
 	showAgain := hideFromDownstream(r)
-	leave := inContext(r, ctx)
+	rw.cutoff.cancel = func() {}
+	if parent := r.Context(); r.ContentLength == 0 {
+		ctx, cancel := context.WithCancel(parent)
+		rw.cutoff.cancel = cancel
+		setContext(r, ctx)
+		defer func() {
+			setContext(r, parent)
+			cancel()
+		}()
+	}
 
 	defer func() {
-		leave()
 		showAgain()
-		cancel()
 		if rw.answered() {
 			if p := recover(); p != nil && !isAbort(p) {
 				panic(p)
@@ -67,14 +70,11 @@ func (h *Handler) serveConditionalRead(rw *responseWriter, r *http.Request, next
 	return next.ServeHTTP(rw, r)
 }
 
-// inContext gives the request another context until the function that it
-// returns is called. The request is changed in place: a copy would not do,
-// since its placeholders are bound to this pointer.
-func inContext(r *http.Request, ctx context.Context) (leave func()) {
-	parent := r.Context()
-	*r = *r.WithContext(ctx)
-	return func() { *r = *r.WithContext(parent) }
-}
+// setContext gives the request another context in place: a copy would not do,
+// since its placeholders are bound to this pointer. It must not be called once
+// a request with a body has been downstream, where a transport may read from
+// the request even after the handler has come to its end.
+func setContext(r *http.Request, ctx context.Context) { *r = *r.WithContext(ctx) }
 
 // isAbort reports whether a recovered value is what net/http has handlers
 // panic with to give up on a response, as reverse_proxy does.

@@ -332,5 +332,5 @@ func TestDyingBackends(t *testing.T) {
 	}
 	require.Zero(t, wrong)
 	stopCaddy()
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 })
+	noMoreGoroutines(t, before+2)
 }

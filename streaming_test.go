@@ -2,6 +2,7 @@ package etag
 
 import (
 	"context"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"strconv"
@@ -53,7 +54,8 @@ type stalling struct {
 	gone  chan struct{}     // gets one value for each response that was cut off
 }
 
-func startStalling(t *testing.T, options string, responses []stalledResponse) *stalling {
+// startStalling runs such a backend behind a site that start runs.
+func startStalling(t *testing.T, options string, responses []stalledResponse, start func(testing.TB, string) string) *stalling {
 	t.Helper()
 	s := &stalling{
 		paths: make(map[string]string),
@@ -77,7 +79,7 @@ func startStalling(t *testing.T, options string, responses []stalledResponse) *s
 			s.gone <- struct{}{}
 		}
 	})
-	s.url = startCaddy(t, "etag {\n"+options+"\n}\nreverse_proxy "+upstream+" {\nflush_interval -1\n}")
+	s.url = start(t, "etag {\n"+options+"\n}\nreverse_proxy "+upstream+" {\nflush_interval -1\n}")
 	return s
 }
 
@@ -85,37 +87,47 @@ func startStalling(t *testing.T, options string, responses []stalledResponse) *s
 // send the second, and both complete and in order, without a tag of ours.
 func TestStreamIsNotHeld(t *testing.T) {
 	responses := streamedResponses()
-	s := startStalling(t, "max_size 1KiB", responses)
-	client := clientFor(t, "h1", nil)
-	for _, response := range responses {
-		t.Run(response.name, func(t *testing.T) {
-			req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.url+s.paths[response.name], nil)
-			require.NoError(t, err)
-			res, err := client.Do(req)
-			require.NoError(t, err)
-			defer res.Body.Close()
-			require.Equal(t, response.status, res.StatusCode)
-			own := make(http.Header)
-			addFields(own, response.fields)
-			require.Equal(t, own.Get("ETag"), res.Header.Get("ETag"))
-
-			first := make([]byte, len(response.first))
-			_, err = io.ReadFull(res.Body, first)
-			require.NoError(t, err)
-			require.Equal(t, response.first, string(first))
-			s.goOn <- struct{}{}
-			rest, err := io.ReadAll(res.Body)
-			require.NoError(t, err)
-			require.True(t, response.rest == string(rest), "the rest is not what was sent")
-		})
+	var roots *x509.CertPool
+	s := startStalling(t, "max_size 1KiB", responses, func(tb testing.TB, site string) (url string) {
+		url, roots = startTLS(tb, site)
+		return url
+	})
+	for _, protocol := range []string{"h1", "h2", "h3"} {
+		client := clientFor(t, protocol, roots)
+		for _, response := range responses {
+			t.Run(protocol+" "+response.name, func(t *testing.T) { s.checkStreamed(t, client, response) })
+		}
 	}
+}
+
+// checkStreamed checks that a response goes through as it comes.
+func (s *stalling) checkStreamed(t *testing.T, client *http.Client, response stalledResponse) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.url+s.paths[response.name], nil)
+	require.NoError(t, err)
+	res, err := client.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, response.status, res.StatusCode)
+	own := make(http.Header)
+	addFields(own, response.fields)
+	require.Equal(t, own.Get("ETag"), res.Header.Get("ETag"))
+
+	first := make([]byte, len(response.first))
+	_, err = io.ReadFull(res.Body, first)
+	require.NoError(t, err)
+	require.Equal(t, response.first, string(first))
+	s.goOn <- struct{}{}
+	rest, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.True(t, response.rest == string(rest), "the rest is not what was sent")
 }
 
 // TestHeadOfAStreamEnds with the header that a GET has, though the stream
 // doesn't end, and the backend is told that nobody listens.
 func TestHeadOfAStreamEnds(t *testing.T) {
 	responses := streamedResponses()
-	s := startStalling(t, "max_size 1KiB", responses)
+	s := startStalling(t, "max_size 1KiB", responses, startCaddy)
 	client := clientFor(t, "h1", nil)
 	for _, response := range responses {
 		t.Run(response.name, func(t *testing.T) {
@@ -137,7 +149,7 @@ func TestKeptTagIsComparedWhenTheHeaderComes(t *testing.T) {
 		{"unknown length", 200, []string{"ETag", `"own"`}, "one", "two"},
 		{"short", 200, []string{"ETag", `"own"`, "Content-Length", "6"}, "one", "two"},
 		{"long", 200, []string{"ETag", `"own"`, "Content-Length", "1000000"}, "one", "two"},
-	})
+	}, startCaddy)
 	for name, path := range s.paths {
 		for _, protocol := range []string{"h1", "h2c"} {
 			t.Run(name+" "+protocol, func(t *testing.T) {
@@ -203,7 +215,7 @@ func TestShortBodyThatNobodyGetsIsDrained(t *testing.T) {
 // TestFlushIsNoSignOfAStream: reverse_proxy flushes after every write where
 // the length is unknown.
 func TestFlushIsNoSignOfAStream(t *testing.T) {
-	s := startStalling(t, "", []stalledResponse{{"flushed", 200, nil, "one", "two"}})
+	s := startStalling(t, "", []stalledResponse{{"flushed", 200, nil, "one", "two"}}, startCaddy)
 	s.goOn <- struct{}{}
 	res := get(t, s.url+s.paths["flushed"])
 	require.Equal(t, "onetwo", res.body)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -20,8 +21,11 @@ import (
 const retryAfter = 1
 
 // outerWrite is in the context of a write for the etag handlers further down
-// the chain: one above has taken the lock.
-type outerWrite struct{ guarded bool }
+// the chain: one above has taken the lock, and has it until it is done.
+type outerWrite struct {
+	guarded bool
+	done    bool
+}
 
 type outerWriteKey struct{}
 
@@ -30,9 +34,10 @@ type outerWriteKey struct{}
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	c := parseConditions(r.Header)
 	isGuarded := guarded(r.Header)
-	outer, inOuter := r.Context().Value(outerWriteKey{}).(outerWrite)
+	outer, _ := r.Context().Value(outerWriteKey{}).(*outerWrite)
+	inOuter := outer != nil && !outer.done
 
-	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !outer.guarded && h.requiresIfMatch(r.Method) {
+	if !c.ifMatch.present() && !c.ifNoneMatch.present() && h.requiresIfMatch(r.Method) && !(inOuter && outer.guarded) {
 		return h.refuse(w, r, outcomeRequired, preconditionRequired())
 	}
 
@@ -51,7 +56,9 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 			}
 			defer unlock()
 		}
-		defer inContext(r, context.WithValue(r.Context(), outerWriteKey{}, outerWrite{isGuarded}))()
+		outer = &outerWrite{guarded: isGuarded}
+		defer func() { outer.done = true }()
+		setContext(r, context.WithValue(r.Context(), outerWriteKey{}, outer))
 	}
 
 	if !isGuarded {
@@ -121,7 +128,6 @@ func (h *Handler) serveTaggedWrite(w http.ResponseWriter, r *http.Request, here 
 	write := &taggedWrite{place: here, method: r.Method}
 	if r.Method == http.MethodPut {
 		write.body = &hashedReader{ReadCloser: r.Body, hash: h.algorithm.get(), eof: r.ContentLength == 0}
-		defer h.algorithm.put(write.body.hash)
 		r.Body = write.body
 		defer func() { r.Body = write.body.ReadCloser }()
 	}
@@ -168,24 +174,35 @@ func (h *Handler) contentIs(content *heldBody, digest []byte) bool {
 	return bytes.Equal(digest, hash.digest())
 }
 
-// hashedReader hashes a request body as it is read.
+// hashedReader hashes a request body as it is read. Its hasher does not go
+// back to the pool: a transport may read from the body even after the handler
+// has come to its end.
 type hashedReader struct {
 	io.ReadCloser
+
+	mu   sync.Mutex
 	hash *hasher
 	eof  bool
 }
 
 func (r *hashedReader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	_, _ = r.hash.Write(p[:n])
-	r.eof = r.eof || err == io.EOF
+	r.eof = r.eof || errors.Is(err, io.EOF)
 	return n, err
 }
 
 // sent reports whether the body, which may be nil, was read to its end and
 // has this digest.
 func (r *hashedReader) sent(digest []byte) bool {
-	return r != nil && r.eof && bytes.Equal(digest, r.hash.digest())
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.eof && bytes.Equal(digest, r.hash.digest())
 }
 
 // requiresIfMatch reports whether a method needs a precondition.
