@@ -59,6 +59,21 @@ func TestCaddyfileOptions(t *testing.T) {
 		"etag {\ncache_control \"private, max-age=5\"\n}": `{"handler": "etag", "cache_control": "private, max-age=5"}`,
 		"etag {\nmax_size 1MiB\n}":                        `{"handler": "etag", "max_size": 1048576}`,
 		"etag {\nmax_size 500\n}":                         `{"handler": "etag", "max_size": 500}`,
+		"etag {\nmax_memory 1GiB\n}":                      `{"handler": "etag", "max_memory": 1073741824}`,
+		"etag {\nmax_delay 200ms\n}":                      `{"handler": "etag", "max_delay": 200000000}`,
+		"etag {\nmax_delay -1\n}":                         `{"handler": "etag", "max_delay": -1}`,
+		"etag {\noversize trailer\n}":                     `{"handler": "etag", "oversize": "trailer"}`,
+		"etag {\nif_match post PUT\n}":                    `{"handler": "etag", "if_match": ["POST", "PUT"]}`,
+		"etag {\nrequire_if_match\n}":                     `{"handler": "etag", "require_if_match": ["*"]}`,
+		"etag {\nrequire_if_match put\n}":                 `{"handler": "etag", "require_if_match": ["PUT"]}`,
+		"etag {\nweak_if_match reject\n}":                 `{"handler": "etag", "weak_if_match": "reject"}`,
+		"etag {\nlock off\n}":                             `{"handler": "etag", "lock": "off"}`,
+		"etag {\nlock storage\n}":                         `{"handler": "etag", "lock": "storage"}`,
+		"etag {\nlock local 30s\n}":                       `{"handler": "etag", "lock": "local", "lock_timeout": 30000000000}`,
+		"etag {\nlock test 1s {\ngreeting hi\n}\n}": `{"handler": "etag", "lock": "test",
+			"lock_timeout": 1000000000, "lock_options": {"greeting": "hi"}}`,
+		"etag {\nwrite_tag off\n}": `{"handler": "etag", "write_tag": "off"}`,
+		"etag {\nerrors handle\n}": `{"handler": "etag", "errors": "handle"}`,
 	} {
 		require.JSONEq(t, want, adaptedHandler(t, site), site)
 	}
@@ -117,6 +132,28 @@ func TestBadCaddyfilesAreRefused(t *testing.T) {
 		"max_size big":                       {"max_size", `"big"`, "8MiB"},
 		"max_size 0":                         {"max_size", `"0"`, "8MiB"},
 		"max_size -1":                        {"max_size", `"-1"`, "8MiB"},
+		"max_memory none":                    {"max_memory", `"none"`, "8MiB"},
+		"max_delay 0":                        {"max_delay", `"0"`, "500ms", "-1"},
+		"max_delay -5s":                      {"max_delay", `"-5s"`, "500ms", "-1"},
+		"oversize drop":                      {"oversize", `"drop"`, "pass", "trailer"},
+		"if_match":                           {"rgument"},
+		"if_match GET":                       {"if_match", `"GET"`, "PUT"},
+		"if_match PUT HEAD":                  {"if_match", `"HEAD"`, "PUT"},
+		"if_match OPTIONS":                   {"if_match", `"OPTIONS"`, "PUT"},
+		"if_match TRACE":                     {"if_match", `"TRACE"`, "PUT"},
+		"if_match CONNECT":                   {"if_match", `"CONNECT"`, "PUT"},
+		"if_match UPSERT":                    {"if_match", `"UPSERT"`, "PUT", "PATCH"},
+		"require_if_match POST":              {"require_if_match", `"POST"`, "PUT, PATCH, DELETE"},
+		"weak_if_match maybe":                {"weak_if_match", `"maybe"`, "auto", "reject", "accept"},
+		"lock":                               {"rgument"},
+		"lock redis":                         {"lock", `"redis"`, "local", "storage", "off", "http.etag.locks"},
+		"lock local soon":                    {"lock", `"soon"`, "10s"},
+		"lock local -1s":                     {"lock", `"-1s"`, "10s"},
+		"lock local 1s 2s":                   {"rgument"},
+		"lock local {\nx y\n}":               {"lock local", "no options"},
+		"lock test {\nx y\n}":                {"unrecognized option", `"x"`},
+		"write_tag yes":                      {"write_tag", `"yes"`, "on", "off"},
+		"errors html":                        {"errors", `"html"`, "problem", "handle"},
 		"match status abc":                   {"status", "abc"},
 		"match unknown x":                    {"unknown"},
 		"length 16\nlength 16":               {"length", "twice"},
@@ -141,7 +178,10 @@ func TestBadCaddyfilesAreRefused(t *testing.T) {
 
 // TestOptionsTakeOneArgument each.
 func TestOptionsTakeOneArgument(t *testing.T) {
-	for _, option := range []string{"algorithm", "length", "version", "existing", "cache_control", "max_size"} {
+	for _, option := range []string{
+		"algorithm", "length", "version", "existing", "cache_control", "max_size",
+		"max_memory", "max_delay", "oversize", "weak_if_match", "write_tag", "errors",
+	} {
 		for _, arguments := range []string{"", " sha256 16"} {
 			message := refusal(t, "etag {\n"+option+arguments+"\n}")
 			require.Contains(t, strings.ToLower(message), "argument", option)

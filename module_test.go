@@ -40,10 +40,13 @@ func TestZeroValuesAreTheDefaults(t *testing.T) {
 	bare, err := loadHandler(t, `{}`)
 	require.NoError(t, err)
 	zero, err := loadHandler(t, `{"strength": "", "algorithm": "", "length": 0, "version": "", "existing": "", "match": null,
-		"cache_control": "", "max_size": 0}`)
+		"cache_control": "", "max_size": 0, "max_memory": 0, "max_delay": 0, "oversize": "",
+		"if_match": [], "require_if_match": null, "weak_if_match": "", "lock": "", "lock_timeout": 0, "write_tag": "", "errors": ""}`)
 	require.NoError(t, err)
 	spelledOut, err := loadHandler(t, `{"strength": "strong", "algorithm": "sha256", "length": 32, "existing": "keep",
-		"match": {"status_code": [200]}, "max_size": 8388608}`)
+		"match": {"status_code": [200]}, "max_size": 8388608, "max_memory": 268435456, "max_delay": "1s", "oversize": "pass",
+		"if_match": ["PUT", "PATCH", "DELETE"], "weak_if_match": "auto", "lock": "local", "lock_timeout": "10s",
+		"write_tag": "on", "errors": "problem"}`)
 	require.NoError(t, err)
 	for _, same := range []*Handler{zero, spelledOut} {
 		wanted, err := json.Marshal(bare)
@@ -57,21 +60,33 @@ func TestZeroValuesAreTheDefaults(t *testing.T) {
 
 func TestBadJSONIsRefused(t *testing.T) {
 	for config, parts := range map[string][]string{
-		`{"unknown": 1}`:                         {"unknown field", `"unknown"`},
-		`{"strength": "medium"}`:                 {"strength", `"medium"`, "strong", "weak"},
-		`{"algorithm": "md5"}`:                   {"algorithm", `"md5"`, "sha256", "blake3", "xxh3"},
-		`{"length": 15}`:                         {"length", "15", "16", "64"},
-		`{"length": -16}`:                        {"length", "-16", "16", "64"},
-		`{"length": 18, "algorithm": "sha1"}`:    {"algorithm", `"sha1"`, "sha256"},
-		`{"length": 34, "algorithm": "xxh3"}`:    {"length", "34", "32", "xxh3"},
-		`{"length": "32"}`:                       {"length"},
-		`{"version": "a\tb"}`:                    {"version", `"a\tb"`, "white space"},
-		`{"version": "{x}\u007f"}`:               {"version", "control character"},
-		`{"existing": "no"}`:                     {"existing", `"no"`, "keep", "replace"},
-		`{"max_size": -1}`:                       {"max_size", "-1", "positive"},
-		`{"max_size": "8MiB"}`:                   {"max_size"},
-		`{"match": {"statuses": [200]}}`:         {"statuses"},
-		`{"algorithm": "md5", "existing": "no"}`: {`"md5"`, `"no"`},
+		`{"unknown": 1}`:                             {"unknown field", `"unknown"`},
+		`{"strength": "medium"}`:                     {"strength", `"medium"`, "strong", "weak"},
+		`{"algorithm": "md5"}`:                       {"algorithm", `"md5"`, "sha256", "blake3", "xxh3"},
+		`{"length": 15}`:                             {"length", "15", "16", "64"},
+		`{"length": -16}`:                            {"length", "-16", "16", "64"},
+		`{"length": 18, "algorithm": "sha1"}`:        {"algorithm", `"sha1"`, "sha256"},
+		`{"length": 34, "algorithm": "xxh3"}`:        {"length", "34", "32", "xxh3"},
+		`{"length": "32"}`:                           {"length"},
+		`{"version": "a\tb"}`:                        {"version", `"a\tb"`, "white space"},
+		`{"version": "{x}\u007f"}`:                   {"version", "control character"},
+		`{"existing": "no"}`:                         {"existing", `"no"`, "keep", "replace"},
+		`{"max_size": -1}`:                           {"max_size", "-1", "positive"},
+		`{"max_size": "8MiB"}`:                       {"max_size"},
+		`{"match": {"statuses": [200]}}`:             {"statuses"},
+		`{"max_memory": -1}`:                         {"max_memory", "-1", "positive"},
+		`{"max_delay": "-2s"}`:                       {"max_delay", "-2s", "-1"},
+		`{"oversize": "drop"}`:                       {"oversize", `"drop"`, "pass", "trailer"},
+		`{"if_match": ["GET"]}`:                      {"if_match", `"GET"`, "PUT"},
+		`{"if_match": ["put"]}`:                      {"if_match", `"put"`, "PUT"},
+		`{"require_if_match": ["POST"]}`:             {"require_if_match", `"POST"`, "PUT, PATCH, DELETE"},
+		`{"weak_if_match": "no"}`:                    {"weak_if_match", `"no"`, "auto", "reject", "accept"},
+		`{"lock": "redis"}`:                          {"lock", `"redis"`, "local", "storage", "off", "http.etag.locks"},
+		`{"lock": "test", "lock_options": {"x": 1}}`: {"lock", `"test"`, "unknown field", `"x"`},
+		`{"lock_timeout": "-1s"}`:                    {"lock_timeout", "-1s", "positive"},
+		`{"write_tag": "yes"}`:                       {"write_tag", `"yes"`, "on", "off"},
+		`{"errors": "html"}`:                         {"errors", `"html"`, "problem", "handle"},
+		`{"algorithm": "md5", "existing": "no"}`:     {`"md5"`, `"no"`},
 	} {
 		_, err := loadHandler(t, config)
 		require.Error(t, err, config)

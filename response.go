@@ -219,7 +219,6 @@ func (rw *responseWriter) heldTooLong() {
 func (rw *responseWriter) pass() {
 	header := rw.client.Header()
 	rw.outcome = outcomeBypassed
-	rw.kept = responseTag(header) // what was to be replaced is kept after all
 	if rw.kept.exists() && successful(rw.status) {
 		rw.outcome = outcomeKept
 	}

@@ -37,7 +37,8 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 	outer, _ := r.Context().Value(outerWriteKey{}).(*outerWrite)
 	inOuter := outer != nil && !outer.done
 
-	if !c.ifMatch.present() && !c.ifNoneMatch.present() && h.requiresIfMatch(r.Method) && !(inOuter && outer.guarded) {
+	guardedAbove := inOuter && outer.guarded
+	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !guardedAbove && h.requiresIfMatch(r.Method) {
 		return h.refuse(w, r, outcomeRequired, preconditionRequired())
 	}
 
