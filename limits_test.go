@@ -157,7 +157,7 @@ func TestDelayAndEndOfABodyMeet(t *testing.T) {
 // TestMaxMemoryIsForAllBodiesOfAHandler: a body for which there is no more
 // memory passes, and the memory is there again when the other is done.
 func TestMaxMemoryIsForAllBodiesOfAHandler(t *testing.T) {
-	h := newHandler(t, Handler{MaxMemory: 2 * blockMemory})
+	h := newHandler(t, Handler{MaxMemory: 2 * blockSize})
 	body := strings.Repeat("x", 2*blockSize)
 	w, err := serve(h, func(w http.ResponseWriter, _ *http.Request) error {
 		_, _ = io.WriteString(w, body) // takes all there is
@@ -170,7 +170,7 @@ func TestMaxMemoryIsForAllBodiesOfAHandler(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "other body", other.Body.String())
 		require.Empty(t, other.Header().Get("ETag"))
-		require.EqualValues(t, 2*blockMemory, h.budget.held.Load())
+		require.EqualValues(t, 2*blockSize, h.budget.held.Load())
 		return nil
 	}, http.MethodGet)
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestHeldMemoryIsHardlyMoreThanTheBodies(t *testing.T) {
 				for written := 0; written < size; written += piece {
 					_, _ = w.Write(make([]byte, min(piece, size-written)))
 				}
-				require.LessOrEqual(t, h.budget.held.Load(), int64(float64(size)*1.1+blockMemory))
+				require.LessOrEqual(t, h.budget.held.Load(), int64(float64(size)*1.1+blockSize))
 				return nil
 			}, http.MethodGet)
 			require.NoError(t, err)

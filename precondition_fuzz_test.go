@@ -70,12 +70,8 @@ func forServeContent(lines []string, ours string) string {
 		return "*"
 	}
 
-	// Difference: a suffix that encode adds does not make our tag foreign.
-	for _, suffix := range []string{"-gzip", "-zstd", "-br"} {
-		joined = strings.ReplaceAll(joined, withSuffix(ours, suffix), ours)
-	}
 	if wellFormed.MatchString(latin1(joined)) {
-		return joined
+		return withoutSuffixes(joined, ours)
 	}
 
 	// Difference: a malformed member is passed over, and one of them is an
@@ -84,17 +80,24 @@ func forServeContent(lines []string, ours string) string {
 	var members []string
 	for member := range tagField(lines).members() {
 		if member.exists() {
-			members = append(members, strings.ReplaceAll(member.field, withSuffix(ours, "-gzip"), ours))
+			members = append(members, member.field)
 		}
 	}
 	if len(members) == 0 {
 		return `"nothing"`
 	}
-	joined = strings.Join(members, ", ")
-	for _, suffix := range []string{"-zstd", "-br"} {
-		joined = strings.ReplaceAll(joined, withSuffix(ours, suffix), ours)
+	return withoutSuffixes(strings.Join(members, ", "), ours)
+}
+
+// withoutSuffixes takes what encode adds off our tag.
+//
+// Difference: such a suffix does not make our tag foreign.
+func withoutSuffixes(list, ours string) string {
+	opaque := strings.Trim(strings.TrimPrefix(ours, "W/"), `"`)
+	for _, suffix := range []string{"-gzip", "-zstd", "-br"} {
+		list = strings.ReplaceAll(list, opaque+suffix+`"`, opaque+`"`)
 	}
-	return joined
+	return list
 }
 
 // latin1 makes characters of bytes, for a regular expression.
