@@ -48,6 +48,19 @@ func readMessage(r io.Reader) ([]byte, error) {
 	return append(prefix, message...), err
 }
 
+// converse sends messages, each when the one before has been echoed.
+func converse(t *testing.T, send io.WriteCloser, echo io.Reader, messages ...string) {
+	t.Helper()
+	for _, text := range messages {
+		_, err := send.Write(grpcMessage(text))
+		require.NoError(t, err)
+		message, err := readMessage(echo)
+		require.NoError(t, err)
+		require.Equal(t, grpcMessage(text), message)
+	}
+	require.NoError(t, send.Close())
+}
+
 // TestGRPCWorks has each message of a stream answered before the next one is
 // sent, also where the method is one that is guarded.
 func TestGRPCWorks(t *testing.T) {
@@ -70,14 +83,7 @@ func TestGRPCWorks(t *testing.T) {
 				res, err := clientFor(t, "h2c", nil).Do(req)
 				require.NoError(t, err)
 				defer res.Body.Close()
-				for _, text := range messages {
-					_, err = send.Write(grpcMessage(text))
-					require.NoError(t, err)
-					message, err := readMessage(res.Body)
-					require.NoError(t, err)
-					require.Equal(t, grpcMessage(text), message)
-				}
-				require.NoError(t, send.Close())
+				converse(t, send, res.Body, messages...)
 				_, err = io.Copy(io.Discard, res.Body)
 				require.NoError(t, err)
 				require.Equal(t, "0", res.Trailer.Get("Grpc-Status"))
@@ -133,14 +139,7 @@ func TestFullDuplex(t *testing.T) {
 	res, err := clientFor(t, "h1", nil).Do(req)
 	require.NoError(t, err)
 	defer res.Body.Close()
-	for _, text := range []string{"one", "two"} {
-		_, err = send.Write(grpcMessage(text))
-		require.NoError(t, err)
-		message, err := readMessage(res.Body)
-		require.NoError(t, err)
-		require.Equal(t, grpcMessage(text), message)
-	}
-	require.NoError(t, send.Close())
+	converse(t, send, res.Body, "one", "two")
 }
 
 // pushRecorder notes what is pushed.
