@@ -34,10 +34,14 @@ func (b *budget) take() bool {
 		b.held.Add(-blockSize)
 		return false
 	}
+	heldBytes.Add(blockSize)
 	return true
 }
 
-func (b *budget) giveBack() { b.held.Add(-blockSize) }
+func (b *budget) giveBack() {
+	b.held.Add(-blockSize)
+	heldBytes.Add(-blockSize)
+}
 
 // heldBody is a body in memory, in pooled blocks within a budget.
 type heldBody struct {

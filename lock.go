@@ -85,6 +85,7 @@ func (h *Handler) lock(r *http.Request) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(h.LockTimeout))
 	defer cancel()
 
+	start := time.Now()
 	if err := h.locker.Lock(ctx, key); err != nil {
 		if left := r.Context().Err(); left != nil {
 			return nil, left
@@ -94,6 +95,7 @@ func (h *Handler) lock(r *http.Request) (unlock func(), err error) {
 		}
 		return nil, errLockedOut
 	}
+	observeLockWait(start)
 	return func() {
 		// also when the client has left meanwhile
 		ctx := context.WithoutCancel(r.Context())

@@ -41,6 +41,13 @@ const (
 // To be hashed before its header is sent, a response body is held in memory
 // up to a limit. Streams, and bodies past the limit, are passed on as they
 // come and get no tag.
+//
+// Two placeholders are available once the handler has come to its end:
+//
+// Placeholder | Description
+// ------------|------------
+// `{http.etag.tag}` | The tag that the response has, empty if it has none
+// `{http.etag.outcome}` | What became of a read: `tagged` (with our tag), `kept` (with the backend's), `not_modified` (304), `failed` (412) or `bypassed` (neither); or of a write: `passed` (sent on), `failed` (412), `required` (428), `locked_out` (503) or `bypassed` (answered as the GET before it was)
 type Handler struct {
 	// Whether tags are `strong` (two responses with one tag are equal byte
 	// for byte) or `weak` (they mean the same). Default: `strong`.
@@ -189,6 +196,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.Oversize = "pass"
 	}
 	h.memoMinimum = memoMinimum(h.Algorithm)
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
 	return h.provisionWrites(ctx)
 }
 

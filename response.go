@@ -481,6 +481,9 @@ func (rw *responseWriter) finish(err error) error {
 		rw.takeLateTrailers()
 	}
 
+	if rw.write == nil {
+		defer func() { observe(rw.request, rw.outcome, rw.client.Header()) }()
+	}
 	if rw.state == stateHolding {
 		switch {
 		case err != nil:
@@ -643,6 +646,9 @@ func (rw *responseWriter) sendHeld() {
 func (rw *responseWriter) sendNotModified() {
 	rw.outcome = outcomeNotModified
 	rw.status = http.StatusNotModified
+	if !rw.head {
+		countSaved(max(rw.declared, rw.received))
+	}
 	header := rw.client.Header()
 	dropBodyFields(header)
 	dropTrailers(header)

@@ -63,8 +63,9 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 
 	if !isGuarded {
-		h.logWrite(r, outcomePassed)
-		return next.ServeHTTP(w, r)
+		err := next.ServeHTTP(w, r)
+		h.observeWrite(w, r, outcomePassed)
+		return err
 	}
 	return h.serveGuarded(w, r, next, c)
 }
@@ -91,10 +92,10 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 	case r.Context().Err() != nil:
 		return caddyhttp.Error(statusClientClosedRequest, r.Context().Err())
 	case relayed(cur.status):
-		h.logWrite(r, outcomeBypassed)
 		if cur.err != nil {
 			refuseBody(w, r)
 		}
+		h.observeWrite(w, r, outcomeBypassed)
 		return cur.err
 	case c.createOnly() && (cur.status == http.StatusNotFound || cur.status == http.StatusGone):
 	case !successful(cur.status), c.evaluateWrite(cur.representation, h.WeakIfMatch) != proceed:
@@ -116,11 +117,14 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 	}
 	defer hidden.restore(r.Header)
 
-	h.logWrite(r, outcomePassed)
+	var err error
 	if h.WriteTag == "off" || r.Method == http.MethodDelete {
-		return next.ServeHTTP(w, r)
+		err = next.ServeHTTP(w, r)
+	} else {
+		err = h.serveTaggedWrite(w, r, here)
 	}
-	return h.serveTaggedWrite(w, r, here)
+	h.observeWrite(w, r, outcomePassed)
+	return err
 }
 
 // serveTaggedWrite lets the write go down the chain, and gives its answer the
@@ -213,9 +217,10 @@ func (h *Handler) requiresIfMatch(method string) bool {
 
 // refuse answers a write that does not go downstream.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, outcome string, p problem) error {
-	h.logWrite(r, outcome)
 	refuseBody(w, r)
-	return h.sendProblem(w, p, false)
+	err := h.sendProblem(w, p, false)
+	h.observeWrite(w, r, outcome)
+	return err
 }
 
 // refuseBody makes the response final for a client that waits for 100
@@ -249,8 +254,9 @@ func (c closing) WriteHeader(status int) {
 // Unwrap is for http.ResponseController.
 func (c closing) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// logWrite logs what becomes of a write, at debug.
-func (h *Handler) logWrite(r *http.Request, outcome string) {
+// observeWrite tells what became of a write.
+func (h *Handler) observeWrite(w http.ResponseWriter, r *http.Request, outcome string) {
+	observe(r, outcome, w.Header())
 	if c := h.logger.Check(zapcore.DebugLevel, "decided on the write"); c != nil {
 		c.Write(zap.String("method", r.Method), zap.String("uri", r.RequestURI), zap.String("outcome", outcome))
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // startStore runs a store with a guarded site in front.
@@ -303,6 +305,21 @@ func TestDyingBackendIsNoRepresentation(t *testing.T) {
 	}
 }
 
+// TestShortAnswerIsNoRepresentation: a handler may end without an error and
+// with less than its Content-Length.
+func TestShortAnswerIsNoRepresentation(t *testing.T) {
+	h := newHandler(t, Handler{})
+	_, err := serve(h, func(w http.ResponseWriter, r *http.Request) error {
+		require.Equal(t, http.MethodGet, r.Method, "the write is not sent")
+		w.Header().Set("Content-Length", "100")
+		_, err := io.WriteString(w, "one")
+		return err
+	}, http.MethodPut, "If-Match", oneTag)
+	var handlerErr caddyhttp.HandlerError
+	require.ErrorAs(t, err, &handlerErr)
+	require.Equal(t, http.StatusBadGateway, handlerErr.StatusCode)
+}
+
 func TestStreamHasNoTagAndOnlyAnyMatches(t *testing.T) {
 	s, url, client := startStore(t, "write_tag off", copyOf(oneDoc))
 	gone := make(chan struct{}, 2)
@@ -493,7 +510,7 @@ func TestInternalGetIsRoutedAsAClientsWouldBe(t *testing.T) {
 			}
 		}`,
 		"route":        "route {\netag\nreverse_proxy %[1]s\n}",
-		"rewrite":      "rewrite /doc /x\netag\nroute {\nrewrite /x /doc\nreverse_proxy %[1]s\n}",
+		"rewrite":      "rewrite /doc /x\netag\nroute {\nrewrite /x /doc\nreverse_proxy %[1]s {\nheader_up X-User {http.request.orig_uri}\n}\n}",
 		"strip_prefix": "uri path_regexp ^ /pre\netag\nroute {\nuri strip_prefix /pre\nreverse_proxy %[1]s\n}",
 		"methods": `etag
 			@get method GET
@@ -546,7 +563,7 @@ func TestInternalGetIsRoutedAsAClientsWouldBe(t *testing.T) {
 			require.Equal(t, "two", doc)
 			put, internal := s.last(t, "PUT"), s.last(t, "GET")
 			require.Equal(t, put.URL.Path, internal.URL.Path)
-			require.Equal(t, put.Header.Get("X-User"), internal.Header.Get("X-User"))
+			require.Equal(t, put.Header.Get("X-User"), internal.Header.Get("X-User"), "the user, or the URI that the client sent")
 			if name == "placeholders" {
 				require.Equal(t, "PUT /doc", put.Header.Get("X-Method")+" "+put.Header.Get("X-Path"))
 				require.Equal(t, "GET /doc", internal.Header.Get("X-Method")+" "+internal.Header.Get("X-Path"))
