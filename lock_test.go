@@ -92,8 +92,8 @@ func TestLocalLockIsGivenUpByWhoLeaves(t *testing.T) {
 	require.Empty(t, table.queues)
 }
 
-// TestLocalLockIsNotLostToAWaiterThatLeaves hands the lock over and cancels
-// the waiter in the same moment, again and again: it must be free afterwards.
+// TestLocalLockIsNotLostToAWaiterThatLeaves cancels the waiter and hands the
+// lock over before it can say so, again and again: it must be free afterwards.
 func TestLocalLockIsNotLostToAWaiterThatLeaves(t *testing.T) {
 	table := newLockTable()
 	for range 2000 {
@@ -107,7 +107,7 @@ func TestLocalLockIsNotLostToAWaiterThatLeaves(t *testing.T) {
 			}
 		}()
 		table.await(t, "a", 1)
-		go cancel()
+		cancel()
 		table.unlock("a")
 		<-done
 		require.Empty(t, table.queues)
