@@ -536,6 +536,24 @@ func TestFieldsOfA304(t *testing.T) {
 	}
 }
 
+// TestTrailersAfterAnEarlyAnswerAreDropped: the response that they belong to
+// has not been sent.
+func TestTrailersAfterAnEarlyAnswerAreDropped(t *testing.T) {
+	w, err := serve(newHandler(t, Handler{}), func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("ETag", `"own"`)
+		w.Header().Set("Trailer", "X-Sum")
+		w.WriteHeader(http.StatusOK)
+		_, err := io.WriteString(w, "body")
+		w.Header().Set("X-Sum", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Other", "1")
+		return err
+	}, http.MethodGet, "If-None-Match", `"own"`)
+	require.NoError(t, err)
+	require.Equal(t, 304, w.Code)
+	require.NotContains(t, w.Header(), "X-Sum")
+	require.NotContains(t, w.Header(), http.TrailerPrefix+"X-Other")
+}
+
 func TestLastModifiedStaysOnA304WithoutATag(t *testing.T) {
 	const date = "Sun, 06 Nov 1994 08:49:37 GMT"
 	rec, err := serve(newHandler(t, Handler{}), func(w http.ResponseWriter, r *http.Request) error {
