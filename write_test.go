@@ -682,6 +682,36 @@ func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	}
 }
 
+// TestWriteThatPassesGetsItsContinue: the client is asked for the body once the
+// preconditions hold.
+func TestWriteThatPassesGetsItsContinue(t *testing.T) {
+	s, url, _ := startStore(t, "", copyOf(oneDoc))
+	host := strings.TrimPrefix(url, "http://")
+	conn, err := net.Dial("tcp", host)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	fmt.Fprintf(conn, "PUT /doc HTTP/1.1\r\nHost: %s\r\nContent-Length: 3\r\nExpect: 100-continue\r\nIf-Match: %s\r\n\r\n", host, oneTag)
+
+	answers := bufio.NewReader(conn)
+	next := func() int {
+		res, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	require.Equal(t, 100, next())
+	_, err = io.WriteString(conn, "two")
+	require.NoError(t, err)
+	status := next()
+	for status == 100 { // the backend's own, which reverse_proxy passes on
+		status = next()
+	}
+	require.Equal(t, 204, status)
+	doc, _ := s.doc("/doc")
+	require.Equal(t, "two", doc)
+}
+
 // TestBodyOfAWriteIsStreamed: the backend gets the first half of the body
 // before the client has sent the second.
 func TestBodyOfAWriteIsStreamed(t *testing.T) {
