@@ -87,6 +87,12 @@ func hasConditions(header http.Header) bool {
 func (rw *responseWriter) Header() http.Header {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
+	if rw.delay != nil && rw.received == rw.declared {
+		// All of the body is there, and downstream, which looks for where to
+		// put trailers, is about to end: the copy can be spared.
+		rw.delay.stop()
+		rw.delay = nil
+	}
 	if rw.late == nil && (rw.delay != nil || rw.state == stateAnswered) {
 		rw.late = rw.client.Header().Clone()
 	}
