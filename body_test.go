@@ -86,6 +86,7 @@ func TestHeadOfABodyPastTheLimitIsThatOfTheGet(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, head.Body.String())
 		require.Equal(t, full.Result().Header, head.Result().Header)
+		require.Equal(t, "application/octet-stream", head.Header().Get("Content-Type"), "net/http sees no body to tell by")
 	}
 }
 
