@@ -96,7 +96,8 @@ func TestMaxDelayWhileTheBodyIsReadFromAReader(t *testing.T) {
 	flushed := &flushRecorder{ResponseRecorder: httptest.NewRecorder(), flushes: make(chan string, 1)}
 	go func() {
 		_, _ = io.WriteString(writer, firstHalf)
-		if got := <-flushed.flushes; got != firstHalf {
+		// nothing, if the delay was over before the first half was there
+		if got := <-flushed.flushes; got != firstHalf && got != "" {
 			_ = writer.CloseWithError(fmt.Errorf("flushed %q", got))
 			return
 		}
@@ -332,5 +333,5 @@ func TestDyingBackends(t *testing.T) {
 	}
 	require.Zero(t, wrong)
 	stopCaddy()
-	noMoreGoroutines(t, before+2)
+	noMoreGoroutines(t, before+2, http.DefaultClient)
 }
