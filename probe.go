@@ -115,6 +115,9 @@ func (p *probe) finish() {
 	if p.hash == nil {
 		return
 	}
+	if p.received > p.handler.MaxSize {
+		p.tag = responseTag(p.header) // which a read past the limit goes out with, see passOversize
+	}
 	if !p.tag.exists() && p.handler.taggable(p.status, p.header) {
 		p.tag = makeTag(p.hash.digits(p.handler.Length), p.handler.version(p.request), p.handler.weak)
 		p.ours = true

@@ -357,6 +357,19 @@ func TestLargeRepresentationIsCompared(t *testing.T) {
 	require.Equal(t, 204, do(t, client, "PUT", url+"/doc", "two", "If-Match", res.tag()).status)
 }
 
+// TestReplacedTagIsThatOfTheRead: past max_size a read shows the backend's tag,
+// and so that is the one that a write is compared with.
+func TestReplacedTagIsThatOfTheRead(t *testing.T) {
+	for _, doc := range []string{"small", strings.Repeat("x", 4096)} {
+		s, url, client := startStore(t, "existing replace\nmax_size 1KiB", map[string]string{"/doc": doc})
+		s.tag = func(string) string { return `"own"` }
+		tag := get(t, url+"/doc").tag()
+		require.Equal(t, len(doc) > 1024, tag == `"own"`)
+		require.Equal(t, 412, do(t, client, "PUT", url+"/doc", "two", "If-Match", `"other"`).status)
+		require.Equal(t, 204, do(t, client, "PUT", url+"/doc", "two", "If-Match", tag).status)
+	}
+}
+
 func TestInternalGetCarriesTheClientsFieldsButThoseAboutTheBody(t *testing.T) {
 	s, url, client := startStore(t, "", copyOf(oneDoc))
 	res := do(t, client, "PUT", url+"/doc?q=1", "two",
