@@ -32,7 +32,7 @@ const (
 // responseWriter is what downstream writes a response to that is to be tagged,
 // and compared with the preconditions of its request.
 type responseWriter struct {
-	client caddyhttp.ResponseWriterWrapper // of the client's writer
+	client caddyhttp.ResponseWriterWrapper // the writer that this one stands in for
 
 	handler    *Handler
 	request    *http.Request
@@ -54,7 +54,7 @@ type responseWriter struct {
 	trailer  *hasher     // of a body that is passed and tagged in a trailer
 	sendErr  error       // from sending what was held
 	err      error       // what to return once downstream has ended
-	outcome  string      // for the log
+	outcome  string      // of a read
 
 	values [2]string // room for the values of the ETag and Content-Length fields
 }
@@ -525,7 +525,9 @@ func (rw *responseWriter) finish(err error) error {
 		}
 	}
 
-	rw.log("finished the response", zap.String("outcome", rw.outcome), zap.Int("status", rw.status))
+	if rw.handler.logger.Core().Enabled(zapcore.DebugLevel) { // else the fields cost an allocation
+		rw.log("finished the response", zap.String("outcome", rw.outcome), zap.Int("status", rw.status))
+	}
 	return err
 }
 
