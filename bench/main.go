@@ -45,6 +45,7 @@ func main() {
 	fmt.Printf("%s, %d processors, %s; %d connections, medians of %d rounds of %s.\n",
 		processor(), runtime.NumCPU(), runtime.Version(), *connections, *rounds, *round)
 	benchCaddy(dir)
+	benchInProcess()
 	if *peers {
 		benchPeers()
 	}
@@ -153,7 +154,7 @@ func benchPeers() {
 	install.Dir = "node"
 	install.Stderr = os.Stderr
 	check(install.Run())
-	for _, peer := range []string{"express", "hono", "fastify", "fiber"} {
+	for _, peer := range []string{"express", "hono", "fastify", "fiber", "go-http-utils"} {
 		benchPeer(peer)
 	}
 }

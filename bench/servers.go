@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	gohttputils "github.com/go-http-utils/etag"
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/etag"
 
@@ -46,7 +47,7 @@ func startRole(role string, args ...string) server {
 // startPeer starts another server, with its ETag middleware on or off.
 func startPeer(name, state string) server {
 	var cmd *exec.Cmd
-	if name == "fiber" {
+	if name == "fiber" || name == "go-http-utils" {
 		cmd = exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), roleVar+"="+name)
 	} else {
@@ -100,6 +101,12 @@ func runRole(role string) {
 		caddycmd.Main()
 	case "upstream":
 		log.Fatal(http.ListenAndServe(address, upstream()))
+	case "go-http-utils":
+		handler := upstream()
+		if os.Getenv(etagVar) == "on" {
+			handler = gohttputils.Handler(handler, false)
+		}
+		log.Fatal(http.ListenAndServe(address, handler))
 	case "fiber":
 		app := fiber.New()
 		if os.Getenv(etagVar) == "on" {
