@@ -1,6 +1,7 @@
 package etag
 
 import (
+	"hash"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,39 @@ func (b *heldBody) head() []byte {
 		return nil
 	}
 	return b.first.bytes()
+}
+
+// contiguous returns the body if it is in one piece, else a reader for it.
+func (b *heldBody) contiguous() ([]byte, io.Reader) {
+	if b.first == b.last {
+		return b.head(), nil
+	}
+	return nil, &bodyReader{next: b.first}
+}
+
+// hash writes the body to a hash, which never fails, and keeps it.
+func (b *heldBody) hash(to hash.Hash) {
+	for block := b.first; block != nil; block = block.next {
+		_, _ = to.Write(block.bytes())
+	}
+}
+
+// bodyReader reads a body without emptying it.
+type bodyReader struct {
+	next *block
+	read int // of next
+}
+
+func (r *bodyReader) Read(p []byte) (int, error) {
+	for r.next != nil && r.read == r.next.n {
+		r.next, r.read = r.next.next, 0
+	}
+	if r.next == nil {
+		return 0, io.EOF
+	}
+	n := copy(p, r.next.bytes()[r.read:])
+	r.read += n
+	return n, nil
 }
 
 // writeTo writes the body to w and empties it, block by block.

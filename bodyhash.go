@@ -1,34 +1,43 @@
 package etag
 
+import "net/http"
+
 // bodyHash finds the digits for the tag of a body that is held. It takes the
 // body block by block, as these fill up and their bytes are still in the
 // processor's cache, and lets the memo spare it the hash where that is faster.
 type bodyHash struct {
 	handler *Handler
+	form    form
 	fast    *fastHasher // for the memo
-	hash    *hasher     // for the tag
+	hash    *hasher     // for the tag, of a body that is hashed as it is
 	blocks  int         // how many have been taken
 }
 
-// block takes the next full block of a body of which a length is declared, -1
-// if none is.
-func (b *bodyHash) block(full *block, declared int64) {
+// block takes the next full block of a body with this header, of which a
+// length is declared, -1 if none is.
+func (b *bodyHash) block(full *block, declared int64, header http.Header) {
 	if b.blocks == 0 {
-		b.choose(max(declared, blockSize))
+		b.choose(max(declared, blockSize), header, full.bytes())
 	}
 	b.blocks++
 	b.write(full.bytes())
 }
 
 // choose decides how to hash a body of about this size.
-func (b *bodyHash) choose(size int64) {
+func (b *bodyHash) choose(size int64, header http.Header, head []byte) {
 	h := b.handler
-	if h.memoMinimum > 0 && size >= h.memoMinimum && h.memo.wanted() {
-		b.fast = fastPool.Get().(*fastHasher)
-		b.fast.Reset()
-		return
+	b.form = h.normalizer.formOf(header, head)
+	switch {
+	case b.form != formBytes:
+		// Nothing is as slow as to normalize, and so any digest pays.
+		if h.memo.wanted() {
+			b.fast = newFastHasher(size)
+		}
+	case h.memoMinimum > 0 && size >= h.memoMinimum && h.memo.wanted():
+		b.fast = newFastHasher(size)
+	default:
+		b.hash = h.algorithm.get()
 	}
-	b.hash = h.algorithm.get()
 }
 
 func (b *bodyHash) write(p []byte) {
@@ -41,32 +50,41 @@ func (b *bodyHash) write(p []byte) {
 }
 
 // digits returns the digits for the whole body.
-func (b *bodyHash) digits(body *heldBody) string {
+func (b *bodyHash) digits(body *heldBody, header http.Header) string {
 	if b.blocks == 0 {
-		b.choose(body.size)
+		b.choose(body.size, header, body.head())
 	}
 	if last := body.last; last != nil && last.n < blockSize {
 		b.write(last.bytes())
 	}
 	if b.fast == nil {
-		return b.hash.digits(b.handler.Length)
+		return b.compute(body)
 	}
-	key := b.fast.sum()
+	key := b.fast.sum(b.form)
 	digits, found := b.handler.memo.get(key)
 	if !found {
-		b.catchUp(body)
-		digits = b.hash.digits(b.handler.Length)
+		digits = b.compute(body)
 		b.handler.memo.put(key, digits)
 	}
 	return digits
 }
 
+// compute returns the digits without the memo.
+func (b *bodyHash) compute(body *heldBody) string {
+	h := b.handler
+	if b.form != formBytes {
+		return h.normalizer.digits(body, b.form, h.algorithm, h.Length)
+	}
+	if b.hash == nil {
+		b.catchUp(body)
+	}
+	return b.hash.digits(h.Length)
+}
+
 // catchUp hashes all of the body that has come so far for the tag.
 func (b *bodyHash) catchUp(body *heldBody) {
 	b.hash = b.handler.algorithm.get()
-	for block := body.first; block != nil; block = block.next {
-		_, _ = b.hash.Write(block.bytes())
-	}
+	body.hash(b.hash)
 }
 
 // stream goes on with the hash for the tag alone, for a body that will not be
@@ -85,7 +103,7 @@ func (b *bodyHash) stream(body *heldBody) *hasher {
 // release gives back what the hash took.
 func (b *bodyHash) release() {
 	if b.fast != nil {
-		fastPool.Put(b.fast)
+		b.fast.putBack()
 		b.fast = nil
 	}
 	if b.hash != nil {

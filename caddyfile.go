@@ -39,6 +39,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    existing         keep|replace
 //	    match            <response matcher>
 //	    cache_control    <value>
+//	    canonicalize     json
+//	    ignore_json      <JSON Pointers...>
+//	    ignore_pattern   <RE2 expression>
 //	    max_size         <size>
 //	    max_memory       <size>
 //	    max_delay        <duration>|-1
@@ -54,7 +57,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	}
 //
 // The response matcher is written as in the encode directive. An option may
-// be given once.
+// be given once, but for ignore_pattern.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 
@@ -71,7 +74,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for d.NextBlock(0) {
 		option := d.Val()
-		if seen[option] {
+		if seen[option] && option != "ignore_pattern" {
 			return d.Errf("option %s is given twice", option)
 		}
 		seen[option] = true
@@ -116,6 +119,22 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 
 	case "cache_control":
 		return oneArg(d, &h.CacheControl)
+
+	case "canonicalize":
+		return enumArg(d, &h.Canonicalize, "json")
+
+	case "ignore_json":
+		h.IgnoreJSON = d.RemainingArgs()
+		if len(h.IgnoreJSON) == 0 {
+			return d.ArgErr()
+		}
+
+	case "ignore_pattern":
+		var pattern string
+		if err := oneArg(d, &pattern); err != nil {
+			return err
+		}
+		h.IgnorePattern = append(h.IgnorePattern, pattern)
 
 	case "max_size":
 		return sizeArg(d, &h.MaxSize)

@@ -74,10 +74,21 @@ func (h *hasher) digest() []byte { return h.Sum(h.sum[:0]) }
 
 // digits returns the hexadecimal digits for the tag of a body that has been
 // written to h in full.
-func (h *hasher) digits(n int) string {
+func (h *hasher) digits(n int) string { return hexDigits(h.digest(), n) }
+
+func hexDigits(digest []byte, n int) string {
 	var text [2 * sha256.Size]byte
-	hex.Encode(text[:], h.digest())
+	hex.Encode(text[:], digest)
 	return string(text[:n])
+}
+
+// invertedDigits returns the digits with all bits inverted.
+func (h *hasher) invertedDigits(n int) string {
+	digest := h.digest()
+	for i := range digest {
+		digest[i] = ^digest[i]
+	}
+	return hexDigits(digest, n)
 }
 
 // makeTag joins the parts of a tag.

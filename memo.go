@@ -2,6 +2,8 @@ package etag
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"hash"
 	"sync"
 	"sync/atomic"
 
@@ -101,33 +103,58 @@ func (m *memo) put(key *memoKey, digits string) {
 	shard.digits[*key] = digits
 }
 
-// memoMinimum returns the size in bytes from which a body's digest is faster
-// than its hash with an algorithm, 0 if it never is. BLAKE3 gets fast with the
-// size, and SHA-256 is fast on processors that have instructions for it.
-func memoMinimum(algorithm string) int64 {
-	switch {
-	case algorithm != "sha256":
-		return 0
-	case cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2):
+// blake3Minimum is the size in bytes from which a body's BLAKE3 digest is
+// faster than its SHA-256. BLAKE3 gets fast with the size, and SHA-256 is fast
+// on processors that have instructions for it.
+var blake3Minimum = func() int64 {
+	if cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2) {
 		return 16 << 10
-	default:
-		return 1 << 10
 	}
+	return 1 << 10
+}()
+
+// memoMinimum returns the size in bytes from which a body's digest is faster
+// than its hash with an algorithm, 0 if it never is.
+func memoMinimum(algorithm string) int64 {
+	if algorithm != "sha256" {
+		return 0
+	}
+	return blake3Minimum
 }
 
 // fastHasher is the running digest of one body.
 type fastHasher struct {
-	*blake3.Hasher
-	key memoKey
+	hash.Hash
+	pool *sync.Pool
+	key  memoKey
 }
 
-var fastPool = sync.Pool{New: func() any {
-	hasher, err := blake3.NewKeyed(memoSecret())
-	if err != nil {
-		panic(err) // the key has the right length
+var (
+	largePool = sync.Pool{New: func() any {
+		hasher, err := blake3.NewKeyed(memoSecret())
+		if err != nil {
+			panic(err) // the key has the right length
+		}
+		return &fastHasher{Hash: hasher}
+	}}
+	smallPool = sync.Pool{New: func() any { return &fastHasher{Hash: sha256.New()} }}
+)
+
+// newFastHasher returns what digests a body of about this size the fastest:
+// keyed BLAKE3, or for a small one SHA-256, in which no two different bodies
+// with one digest are known either.
+func newFastHasher(size int64) *fastHasher {
+	pool := &largePool
+	if size < blake3Minimum {
+		pool = &smallPool
 	}
-	return &fastHasher{Hasher: hasher}
-}}
+	h := pool.Get().(*fastHasher)
+	h.pool = pool
+	h.Reset()
+	return h
+}
+
+func (h *fastHasher) putBack() { h.pool.Put(h) }
 
 // memoSecret is the key of the process.
 var memoSecret = sync.OnceValue(func() []byte {
@@ -136,8 +163,11 @@ var memoSecret = sync.OnceValue(func() []byte {
 	return secret
 })
 
-// sum returns the digest. It is valid until h goes back to the pool.
-func (h *fastHasher) sum() *memoKey {
+// sum returns the digest of a body that is looked at in a form. It is valid
+// until h is put back.
+func (h *fastHasher) sum(as form) *memoKey {
+	h.key[0] = byte(as)
+	_, _ = h.Write(h.key[:1]) // never fails
 	h.Sum(h.key[:0])
 	return &h.key
 }

@@ -78,6 +78,22 @@ type Handler struct {
 	// Cache-Control of their own. Default: none is added.
 	CacheControl string `json:"cache_control,omitempty"`
 
+	// What bodies are brought into a canonical form to be hashed: `json`, by
+	// RFC 8785, so that JSON texts that differ in the order of members, in
+	// white space or in how strings and numbers are written have one tag. For
+	// weak tags only. Default: none.
+	Canonicalize string `json:"canonicalize,omitempty"`
+
+	// JSON Pointers (RFC 6901) to members that are left out of the hash, such
+	// as `/generated_at`. The token `*` stands for any one, as in
+	// `/items/*/views`. Implies canonicalize. For weak tags only. Default:
+	// none.
+	IgnoreJSON []string `json:"ignore_json,omitempty"`
+
+	// Regular expressions (RE2). What they match in a body of text is left
+	// out of the hash. For weak tags only. Default: none.
+	IgnorePattern []string `json:"ignore_pattern,omitempty"`
+
 	// The size in bytes of the largest body that is held for one response. A
 	// larger one is passed on without a tag. Default: 8388608 (8 MiB).
 	MaxSize int64 `json:"max_size,omitempty"`
@@ -142,6 +158,7 @@ type Handler struct {
 	Errors string `json:"errors,omitempty"`
 
 	weak           bool
+	normalizer     *normalizer // nil: bodies are hashed as they are
 	budget         *budget
 	memo           *memo
 	memoMinimum    int64  // the size in bytes of the smallest body to ask the memo for, 0: none
@@ -180,6 +197,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.Matcher == nil {
 		h.Matcher = &caddyhttp.ResponseMatcher{StatusCode: []int{http.StatusOK}}
+	}
+	var err error
+	if h.normalizer, err = newNormalizer(h.Canonicalize != "", h.IgnoreJSON, h.IgnorePattern); err != nil {
+		return err
 	}
 	if h.MaxSize == 0 {
 		h.MaxSize = defaultMaxSize
@@ -233,6 +254,8 @@ func (h *Handler) Validate() error {
 		oneOf("strength", h.Strength, "strong", "weak"),
 		oneOf("algorithm", h.Algorithm, algorithmNames()...),
 		oneOf("existing", h.Existing, "keep", "replace"),
+		oneOf("canonicalize", h.Canonicalize, "", "json"),
+		h.validateWeakOnly(),
 		oneOf("oversize", h.Oversize, "pass", "trailer"),
 		oneOf("weak_if_match", h.WeakIfMatch, weakAuto, weakReject, weakAccept),
 		oneOf("write_tag", h.WriteTag, "on", "off"),
@@ -259,6 +282,27 @@ func (h *Handler) Validate() error {
 	}
 	if h.LockTimeout < 0 {
 		return fmt.Errorf("invalid lock_timeout %s: must be a positive duration", time.Duration(h.LockTimeout))
+	}
+	return nil
+}
+
+// validateWeakOnly checks that nothing is left out of a strong tag, which
+// promises equality byte for byte (RFC 9110 §8.8.1).
+func (h *Handler) validateWeakOnly() error {
+	if h.weak {
+		return nil
+	}
+	for _, option := range []struct {
+		name   string
+		values []string
+	}{
+		{"canonicalize", strings.Fields(h.Canonicalize)},
+		{"ignore_json", h.IgnoreJSON},
+		{"ignore_pattern", h.IgnorePattern},
+	} {
+		if len(option.values) > 0 {
+			return fmt.Errorf("invalid %s %q on strong tags: must be on weak ones, as in: etag weak", option.name, strings.Join(option.values, " "))
+		}
 	}
 	return nil
 }

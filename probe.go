@@ -22,7 +22,8 @@ type current struct {
 }
 
 // probe is what the chain writes the answer to an internal GET to. It hashes
-// the body as it comes, and holds nothing. Its header map is its own.
+// the body as it comes, and holds it only if it may have to be normalized. Its
+// header map is its own.
 type probe struct {
 	handler *Handler
 	request *http.Request
@@ -41,6 +42,10 @@ type probe struct {
 	relaying    bool
 	hash        *hasher // nil if the body is not wanted, or relayed
 	settled     bool    // the body is not wanted
+	holding     bool
+	noMemory    bool // to hold it
+	body        heldBody
+	bodyHash    bodyHash
 	declared    int64
 	received    int64
 }
@@ -62,6 +67,8 @@ func (p place) run(to *probe) current {
 	ctx, cancel := context.WithCancel(p.request.Context())
 	defer cancel()
 	to.handler = p.handler
+	to.body.budget = p.handler.budget
+	to.bodyHash.handler = p.handler
 	to.header = make(http.Header)
 	to.cutoff.cancel = cancel
 	defer to.release()
@@ -119,7 +126,12 @@ func (p *probe) finish() {
 		p.tag = responseTag(p.header) // which a read past the limit goes out with, see passOversize
 	}
 	if !p.tag.exists() && p.handler.taggable(p.status, p.header) {
-		p.tag = makeTag(p.hash.digits(p.handler.Length), p.handler.version(p.request), p.handler.weak)
+		if p.noMemory && p.received <= p.handler.MaxSize {
+			p.status = http.StatusServiceUnavailable
+			p.err = caddyhttp.Error(p.status, errors.New("holding the current representation to normalize it: max_memory is used up"))
+			return
+		}
+		p.tag = makeTag(p.digits(), p.handler.version(p.request), p.handler.weak)
 		p.ours = true
 	}
 	if p.wantDigest {
@@ -127,8 +139,37 @@ func (p *probe) finish() {
 	}
 }
 
+// digits returns the digits for the tag that a read would have.
+func (p *probe) digits() string {
+	if p.holding {
+		return p.bodyHash.digits(&p.body, p.header)
+	}
+	return p.hash.digits(p.handler.Length)
+}
+
+// hold holds a piece of the body, unless that is past max_size and so hashed
+// as it is.
+func (p *probe) hold(b []byte) {
+	for p.holding && len(b) > 0 {
+		room := p.body.room()
+		p.noMemory = room == nil
+		if p.noMemory || p.received > p.handler.MaxSize {
+			p.holding = false
+			p.body.release()
+			return
+		}
+		n := copy(room, b)
+		if full := p.body.grow(n); full != nil {
+			p.bodyHash.block(full, p.declared, p.header)
+		}
+		b = b[n:]
+	}
+}
+
 func (p *probe) release() {
 	p.cutoff.stop()
+	p.body.release()
+	p.bodyHash.release()
 	if p.hash != nil {
 		p.handler.algorithm.put(p.hash)
 	}
@@ -163,6 +204,7 @@ func (p *probe) WriteHeader(status int) {
 			return
 		case p.wantDigest, !p.tag.exists() && p.handler.taggable(status, p.header):
 			p.hash = p.handler.algorithm.get()
+			p.holding = p.handler.normalizer.maybe(p.header) && p.declared <= p.handler.MaxSize
 			return
 		}
 	}
@@ -180,6 +222,7 @@ func (p *probe) Write(b []byte) (int, error) {
 		return n, err
 	case p.hash != nil:
 		p.received += int64(len(b))
+		p.hold(b)
 		return p.hash.Write(b)
 	default:
 		return p.cutoff.drain(len(b))

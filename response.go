@@ -185,6 +185,7 @@ func contentLength(header http.Header) int64 {
 func (rw *responseWriter) passOversize() {
 	header := rw.client.Header()
 	if rw.handler.Oversize == "trailer" && rw.write == nil && takesTrailers(rw.request) {
+		rw.hash.form = rw.handler.normalizer.formOf(header, rw.body.head())
 		rw.trailer = rw.hash.stream(&rw.body)
 		delete(header, "Etag") // an invalid one, or one to be replaced
 		header.Add("Trailer", "ETag")
@@ -348,8 +349,8 @@ func (rw *responseWriter) room() ([]byte, error) {
 // is too large.
 func (rw *responseWriter) hold(n, more int) error {
 	rw.received += int64(n)
-	if full := rw.body.grow(n); full != nil {
-		rw.hash.block(full, rw.declared)
+	if full := rw.body.grow(n); full != nil && rw.write == nil {
+		rw.hash.block(full, rw.declared, rw.client.Header())
 	}
 	size := rw.received + int64(more)
 	switch {
@@ -542,9 +543,13 @@ func (rw *responseWriter) takeLateTrailers() {
 
 // sendTrailer makes the tag of a body that has passed, and its trailer. It is
 // weak if the body may have been compressed on its way, since an encoder in
-// front adds no suffix to a trailer.
+// front adds no suffix to a trailer. A body that would have been normalized,
+// had it been held, gets none: it would be another one than the next read's.
 func (rw *responseWriter) sendTrailer() {
 	h := rw.handler
+	if rw.hash.form != formBytes && rw.received <= h.MaxSize {
+		return
+	}
 	accepted := rw.request.Header.Get("Accept-Encoding")
 	weak := h.weak || accepted != "" && accepted != "identity"
 	tag := makeTag(rw.trailer.digits(h.Length), h.version(rw.request), weak)
@@ -573,7 +578,7 @@ func (rw *responseWriter) tagHeld() {
 	}
 
 	h, header := rw.handler, rw.client.Header()
-	tag := makeTag(rw.hash.digits(&rw.body), h.version(rw.request), h.weak)
+	tag := makeTag(rw.hash.digits(&rw.body, header), h.version(rw.request), h.weak)
 	rw.values[0] = tag.field
 	header["Etag"] = rw.values[0:1:1]
 	if h.CacheControl != "" && len(header["Cache-Control"]) == 0 {

@@ -1,6 +1,7 @@
 package etag
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"slices"
@@ -22,6 +23,8 @@ type store struct {
 
 	// tag, if set, makes the store's own ETag of a document.
 	tag func(doc string) string
+	// mediaType, if set, is the Content-Type of the documents.
+	mediaType string
 	// answer, if set, answers a request in place of the store, if it returns true.
 	answer func(w http.ResponseWriter, r *http.Request) bool
 	// delay is how long a write takes.
@@ -72,7 +75,7 @@ func (s *store) get(w http.ResponseWriter, r *http.Request) {
 	if s.tag != nil {
 		w.Header().Set("ETag", s.tag(doc))
 	}
-	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Set("Content-Type", cmp.Or(s.mediaType, "text/plain"))
 	_, _ = io.WriteString(w, doc)
 }
 

@@ -32,14 +32,19 @@ func mayHold(status int, header http.Header) bool {
 // isStreamType reports whether a media type is made of events or messages
 // that the client wants as they come.
 func isStreamType(contentType string) bool {
-	mediaType, _, _ := strings.Cut(contentType, ";")
-	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
+	mediaType := mediaTypeOf(contentType)
 	switch mediaType {
 	case "text/event-stream", "multipart/x-mixed-replace":
 		return true
 	}
 	// application/grpc, application/grpc+proto, application/grpc-web
 	return strings.HasPrefix(mediaType, "application/grpc")
+}
+
+// mediaTypeOf returns a Content-Type without its parameters.
+func mediaTypeOf(contentType string) string {
+	mediaType, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 
 // mayStore reports whether the response's Cache-Control lets a client keep

@@ -173,9 +173,7 @@ func (h *Handler) contentIs(content *heldBody, digest []byte) bool {
 	}
 	hash := h.algorithm.get()
 	defer h.algorithm.put(hash)
-	for block := content.first; block != nil; block = block.next {
-		_, _ = hash.Write(block.bytes())
-	}
+	content.hash(hash)
 	return bytes.Equal(digest, hash.digest())
 }
 
