@@ -1,4 +1,4 @@
-import { ConflictError, ETagClient, MissingTagError, PreconditionRequiredError } from "./client.js";
+import { ConflictError, ETagClient, HTTPError, MissingTagError, PreconditionRequiredError } from "./client.js";
 import { diff, merge } from "./merge.js";
 
 const documentURL = "/api/documents/trip";
@@ -14,7 +14,7 @@ function instantiate(id) {
 
 /** Returns a tag that fits into a line; its beginning tells two tags apart. */
 function shorten(text) {
-  return text.replace(/[^"]{11,}(?=")/g, (opaque) => `${opaque.slice(0, 8)}…`);
+  return text.replace(/"([^"]{8})[^"]{3,}"/g, '"$1…"');
 }
 
 /** Shows a tag, and all of it to who points at it. */
@@ -46,6 +46,7 @@ class Traffic {
     root.dataset.method = info.method;
     root.classList.add(refused ? "refused" : info.status === 304 ? "unchanged" : "sent");
     parts.who.textContent = who;
+    parts.who.dataset.who = who;
     parts.method.textContent = info.method;
     parts.url.textContent = info.url;
     parts.code.textContent = info.status;
@@ -133,6 +134,7 @@ class Editor {
 
   /** Saves what is in the form, if the document is still what the tag is of. */
   async #save(tag) {
+    if (this.#base === null) throw new MissingTagError(documentURL); // it could not be read
     const value = { ...this.#base.value, ...this.#form(), author: this.#name };
     const resolving = this.#theirs !== null;
     try {
@@ -223,8 +225,8 @@ class Editor {
       ? [{ kind: "same", line: value.title }]
       : [{ kind: "removed", line: base.title }, { kind: "added", line: value.title }];
     element.replaceChildren(
-      ...title.map(({ kind, line }) => showLine(kind, line, "title-line")),
-      ...fold(diff(base.text, value.text)).map(({ kind, line }) => showLine(kind, line)),
+      ...pair(title).map((line) => showLine(line, "title-line")),
+      ...pair(fold(diff(base.text, value.text))).map((line) => showLine(line)),
     );
   }
 
@@ -273,20 +275,21 @@ function explain(error) {
   if (error instanceof ConflictError) return "Not saved: the document is gone, or can’t be read.";
   if (error instanceof MissingTagError) return "Not saved: reload first, so that it is known what you change.";
   if (error instanceof PreconditionRequiredError) return "Not saved: the server did not get the tag.";
-  if (error instanceof TypeError) return "The server can’t be reached.";
-  return `That did not work: ${error.message}.`;
+  if (error instanceof HTTPError) return `That did not work: ${error.message}.`;
+  console.error(error);
+  return "The server can’t be reached.";
 }
 
-const marks = { added: "+", removed: "−", same: "", folded: "" };
+const signs = { added: "+", removed: "−", same: "", folded: "" };
 const spoken = { added: "added: ", removed: "removed: " };
 
-function showLine(kind, line, ...classes) {
+function showLine({ kind, line, from = 0, to = 0 }, ...classes) {
   const element = document.createElement("div");
   element.classList.add("line", kind, ...classes);
-  const mark = document.createElement("span");
-  mark.className = "mark";
-  mark.setAttribute("aria-hidden", "true");
-  mark.textContent = marks[kind];
+  const sign = document.createElement("span");
+  sign.className = "sign";
+  sign.setAttribute("aria-hidden", "true");
+  sign.textContent = signs[kind];
   const text = document.createElement(kind === "added" ? "ins" : kind === "removed" ? "del" : "span");
   if (spoken[kind]) {
     const how = document.createElement("span");
@@ -294,9 +297,39 @@ function showLine(kind, line, ...classes) {
     how.textContent = spoken[kind];
     text.append(how);
   }
-  text.append(line);
-  element.append(mark, text);
+  if (from < to) {
+    const changed = document.createElement("mark");
+    changed.textContent = line.slice(from, to);
+    text.append(line.slice(0, from), changed, line.slice(to));
+  } else {
+    text.append(line);
+  }
+  element.append(sign, text);
   return element;
+}
+
+/**
+ * Finds the lines that were changed rather than added or removed, and what of
+ * them was: all but the words that a line begins and ends with as before.
+ */
+function pair(lines) {
+  const paired = lines.map((line) => ({ ...line }));
+  for (let i = 0; i + 1 < paired.length; i++) {
+    const [old, now] = paired.slice(i, i + 2);
+    if (old.kind !== "removed" || now.kind !== "added") continue;
+    if (paired[i - 1]?.kind === "removed" || paired[i + 2]?.kind === "added") continue;
+    const a = old.line.split(/\b/), b = now.line.split(/\b/);
+    let start = 0, end = 0;
+    while (start < Math.min(a.length, b.length) && a[start] === b[start]) start++;
+    while (end < Math.min(a.length, b.length) - start && a.at(-1 - end) === b.at(-1 - end)) end++;
+    if (start + end === 0) continue;
+    const length = (words) => words.join("").length;
+    for (const [entry, words] of [[old, a], [now, b]]) {
+      entry.from = length(words.slice(0, start));
+      entry.to = length(words.slice(0, words.length - end));
+    }
+  }
+  return paired;
 }
 
 /** Leaves out the lines that are the same, but for those beside a change. */
@@ -311,7 +344,7 @@ function fold(lines) {
     let end = i;
     while (end < lines.length && !near(end)) end++;
     const count = end - i;
-    folded.push({ kind: "folded", line: count === 1 ? "1 line is the same" : `${count} lines are the same` });
+    folded.push(...count < 3 ? lines.slice(i, end) : [{ kind: "folded", line: `${count} lines are the same` }]);
     i = end - 1;
   }
   return folded;

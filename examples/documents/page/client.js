@@ -303,7 +303,7 @@ export class ETagClient {
     const bytes = text === "" ? 0 : Number(response.headers.get("Content-Length") ?? byteLength(text));
     const tag = response.headers.get("ETag");
     const saved = response.status === 304 && known ? known.bytes : 0;
-    const [sent] = ["If-Match", "If-None-Match"].filter((name) => name in condition);
+    const sent = Object.keys(condition).find((name) => name.startsWith("If-"));
     this.#onResponse({
       method, url, status: response.status, tag, bytes, saved,
       condition: sent ? `${sent}: ${condition[sent]}` : null,
