@@ -261,6 +261,8 @@ var looks = []struct {
 	{"dark", "dark", 1280},
 	{"narrow-light", "light", 400},
 	{"narrow-dark", "dark", 400},
+	{"medium", "light", 820},
+	{"least", "dark", 320}, // WCAG 2.2, success criterion 1.4.10
 }
 
 // lowContrast returns the visible texts whose color is too close to that of
