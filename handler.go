@@ -31,6 +31,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rw := newResponseWriter(h, w, r)
 	defer rw.release()
+	rw.seen.header = w.Header()
+	rw.seen.show(r)
 
 	var err error
 	if rw.head || rw.conditions != nil {

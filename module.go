@@ -42,7 +42,7 @@ const (
 // up to a limit. Streams, and bodies past the limit, are passed on as they
 // come and get no tag.
 //
-// Two placeholders are available once the handler has come to its end:
+// Two placeholders are available from when the header of the response is sent:
 //
 // Placeholder | Description
 // ------------|------------

@@ -3,6 +3,7 @@ package etag
 import (
 	"errors"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,18 +75,56 @@ func registerMetrics(registry *prometheus.Registry) error {
 	return nil
 }
 
-// observe tells what the handler made of a request: to the metrics, and in the
-// placeholders {http.etag.outcome} and {http.etag.tag}, the tag that the
-// response has.
-func observe(r *http.Request, outcome string, header http.Header) {
-	if outcome == "" {
-		return // nothing was written
-	}
-	metrics.outcomes.WithLabelValues(outcome).Inc()
+// observation is what the placeholders of a request tell: nothing until it is
+// decided what becomes of the request, and then, as the response's header is
+// not sent before, the same to all who see that.
+type observation struct {
+	mu      sync.Mutex
+	outcome string
+	header  http.Header // of the response
+}
+
+// decide notes the outcome.
+func (o *observation) decide(outcome string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.outcome = outcome
+}
+
+func (o *observation) decided() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.outcome
+}
+
+// show makes o what the placeholders of a request tell.
+func (o *observation) show(r *http.Request) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.etag.outcome", outcome)
-		repl.Set("http.etag.tag", responseTag(header).field)
+		repl.Set("http.etag.outcome", (*outcomePlaceholder)(o))
+		repl.Set("http.etag.tag", (*tagPlaceholder)(o))
 	}
+}
+
+// count adds the request to the metrics.
+func (o *observation) count() {
+	if outcome := o.decided(); outcome != "" { // else nothing was written
+		metrics.outcomes.WithLabelValues(outcome).Inc()
+	}
+}
+
+type (
+	outcomePlaceholder observation
+	tagPlaceholder     observation
+)
+
+func (p *outcomePlaceholder) String() string { return (*observation)(p).decided() }
+
+// String returns the tag that the response has now: encode may yet add to it.
+func (p *tagPlaceholder) String() string {
+	if (*observation)(p).decided() == "" {
+		return ""
+	}
+	return responseTag(p.header).field
 }
 
 // countSaved counts a body that a 304 to a GET did not send.

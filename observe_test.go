@@ -36,6 +36,8 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 		}
 		log_append outcome {http.etag.outcome}
 		log_append tag {http.etag.tag}
+		header >X-Outcome {http.etag.outcome}
+		header >X-Tag {http.etag.tag}
 		handle /metrics {
 			metrics
 		}
@@ -74,7 +76,9 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 		if request.method == "PUT" || request.method == "PATCH" {
 			body = request.path
 		}
-		do(t, client, request.method, url+request.path, body, request.fields...)
+		res := do(t, client, request.method, url+request.path, body, request.fields...)
+		require.Equal(t, request.outcome, res.header.Get("X-Outcome"), "known when the header is sent: %s %s", request.method, request.path)
+		require.Equal(t, res.tag(), res.header.Get("X-Tag"), "%s %s", request.method, request.path)
 	}
 
 	done := make(chan error)
@@ -83,7 +87,9 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 		done <- err
 	}()
 	<-entered
-	require.Equal(t, 503, do(t, client, "PUT", url+"/doc", "x").status)
+	lockedOut := do(t, client, "PUT", url+"/doc", "x")
+	require.Equal(t, 503, lockedOut.status)
+	require.Equal(t, outcomeLockedOut, lockedOut.header.Get("X-Outcome"))
 	close(release)
 	require.NoError(t, <-done)
 
@@ -144,6 +150,50 @@ func scrape(t *testing.T, client *http.Client, url string) map[string]float64 {
 		values[series] = value
 	}
 	return values
+}
+
+// TestPlaceholdersAreTheOutermostHandlers, and of the response as encode left it.
+func TestPlaceholdersAreTheOutermostHandlers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access.log")
+	url, config := siteAt(t, `log {
+			output file `+file+`
+		}
+		log_append outcome {http.etag.outcome}
+		log_append tag {http.etag.tag}
+		encode {
+			minimum_length 1
+		}
+		etag
+		handle {
+			etag weak {
+				existing replace
+			}
+			respond hello
+		}`)
+	load(t, config)
+	t.Cleanup(stopCaddy)
+	get(t, url)
+	get(t, url, "Accept-Encoding", "gzip")
+	stopCaddy()
+	lines := readLines(t, file)
+	weak := `W/\"` + opaque(tagFor("hello")) + `\"`
+	require.Contains(t, lines[0], `"tag":"`+weak+`","outcome":"kept"`)
+	require.Contains(t, lines[1], `"tag":"`+weak+`","outcome":"kept"`)
+
+	url, config = siteAt(t, `log {
+			output file `+file+`2
+		}
+		log_append outcome {http.etag.outcome}
+		log_append tag {http.etag.tag}
+		encode {
+			minimum_length 1
+		}
+		etag
+		respond hello`)
+	load(t, config)
+	get(t, url, "Accept-Encoding", "gzip")
+	stopCaddy()
+	require.Contains(t, readLines(t, file+"2")[0], `"tag":"\"`+opaque(tagFor("hello"))+`-gzip\"","outcome":"tagged"`)
 }
 
 // TestHeldBytesAreSeenWhileTheyAreHeld in the gauge.

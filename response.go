@@ -55,6 +55,7 @@ type responseWriter struct {
 	sendErr  error       // from sending what was held
 	err      error       // what to return once downstream has ended
 	outcome  string      // of a read
+	seen     observation // of a read
 
 	values [2]string // room for the values of the ETag and Content-Length fields
 }
@@ -116,7 +117,7 @@ func (rw *responseWriter) writeHeader(status int) {
 	if status == http.StatusSwitchingProtocols {
 		rw.outcome = outcomeBypassed
 		rw.state = statePassing
-		rw.client.WriteHeader(status)
+		rw.sendStatus(status)
 		return
 	}
 	if status < 200 {
@@ -489,7 +490,11 @@ func (rw *responseWriter) finish(err error) error {
 	}
 
 	if rw.write == nil {
-		defer func() { observe(rw.request, rw.outcome, rw.client.Header()) }()
+		defer func() {
+			rw.seen.decide(rw.outcome)
+			rw.seen.show(rw.request) // again, as another handler further down may have
+			rw.seen.count()
+		}()
 	}
 	if rw.state == stateHolding {
 		switch {
@@ -631,10 +636,19 @@ func (rw *responseWriter) sniffType() {
 	}
 }
 
+// sendStatus sends the header, now that the outcome is known, which fields may
+// tell that are set when it is sent.
+func (rw *responseWriter) sendStatus(status int) {
+	if rw.write == nil {
+		rw.seen.decide(rw.outcome)
+	}
+	rw.client.WriteHeader(status)
+}
+
 // sendHeader sends the header alone.
 func (rw *responseWriter) sendHeader() {
 	takeTrailers(rw.client.Header())
-	rw.client.WriteHeader(rw.status)
+	rw.sendStatus(rw.status)
 }
 
 // sendHeld sends the header and what is held of the body. Trailers whose
@@ -644,7 +658,7 @@ func (rw *responseWriter) sendHeld() {
 	rw.delay = nil
 	header := rw.client.Header()
 	trailers := takeTrailers(header)
-	rw.client.WriteHeader(rw.status)
+	rw.sendStatus(rw.status)
 	rw.sendErr = rw.body.writeTo(&rw.client)
 	if len(trailers) > 0 {
 		// net/http must not take this for the whole response and give it a length
@@ -668,7 +682,7 @@ func (rw *responseWriter) sendNotModified() {
 	if len(header["Etag"]) > 0 {
 		delete(header, "Last-Modified") // as ServeContent has it
 	}
-	rw.client.WriteHeader(rw.status)
+	rw.sendStatus(rw.status)
 }
 
 // sendFailed sends a 412.
@@ -678,6 +692,7 @@ func (rw *responseWriter) sendFailed() {
 	header := rw.client.Header()
 	tag := responseTag(header)
 	dropRepresentationFields(header)
+	rw.seen.decide(rw.outcome)
 	rw.err = rw.handler.sendProblem(&rw.client, preconditionFailed(tag, rw.conditions), rw.head)
 }
 

@@ -32,6 +32,10 @@ type outerWriteKey struct{}
 // serveWrite lets a write go down the chain if its preconditions hold, one at
 // a time for each resource.
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	seen := &observation{header: w.Header()}
+	seen.show(r)
+	defer h.observeWrite(r, seen)
+
 	c := parseConditions(r.Header)
 	isGuarded := guarded(r.Header)
 	outer, _ := r.Context().Value(outerWriteKey{}).(*outerWrite)
@@ -39,7 +43,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 
 	guardedAbove := inOuter && outer.guarded
 	if !c.ifMatch.present() && !c.ifNoneMatch.present() && !guardedAbove && h.requiresIfMatch(r.Method) {
-		return h.refuse(w, r, outcomeRequired, preconditionRequired())
+		return h.refuse(w, r, seen, outcomeRequired, preconditionRequired())
 	}
 
 	if !inOuter {
@@ -50,7 +54,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 			ahead.stop(r)
 			if errors.Is(err, errLockedOut) {
 				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
-				return h.refuse(w, r, outcomeLockedOut, lockedOut())
+				return h.refuse(w, r, seen, outcomeLockedOut, lockedOut())
 			}
 			if err != nil {
 				return caddyhttp.Error(statusClientClosedRequest, err)
@@ -63,11 +67,10 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 
 	if !isGuarded {
-		err := next.ServeHTTP(w, r)
-		h.observeWrite(w, r, outcomePassed)
-		return err
+		seen.decide(outcomePassed)
+		return next.ServeHTTP(w, r)
 	}
-	return h.serveGuarded(w, r, next, c)
+	return h.serveGuarded(w, r, next, c, seen)
 }
 
 // statusClientClosedRequest is what Caddy notes for a client that has left.
@@ -75,7 +78,7 @@ const statusClientClosedRequest = 499
 
 // serveGuarded reads the current representation, and lets the write go down
 // the chain if its preconditions hold.
-func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c conditions) error {
+func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c conditions, seen *observation) error {
 	relayed := func(status int) bool {
 		switch status {
 		case http.StatusNotFound, http.StatusGone:
@@ -86,7 +89,7 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 		return status >= 500
 	}
 	here := h.placeOf(r, next)
-	cur := here.readCurrent(closing{w, r}, relayed)
+	cur := here.readCurrent(closing{w, r, seen}, relayed)
 
 	switch {
 	case r.Context().Err() != nil:
@@ -95,11 +98,11 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 		if cur.err != nil {
 			refuseBody(w, r)
 		}
-		h.observeWrite(w, r, outcomeBypassed)
+		seen.decide(outcomeBypassed)
 		return cur.err
 	case c.createOnly() && (cur.status == http.StatusNotFound || cur.status == http.StatusGone):
 	case !successful(cur.status), c.evaluateWrite(cur.representation, h.WeakIfMatch) != proceed:
-		return h.refuse(w, r, outcomeFailed, preconditionFailed(cur.tag, &c))
+		return h.refuse(w, r, seen, outcomeFailed, preconditionFailed(cur.tag, &c))
 	}
 
 	var hidden hiddenFields
@@ -117,14 +120,11 @@ func (h *Handler) serveGuarded(w http.ResponseWriter, r *http.Request, next cadd
 	}
 	defer hidden.restore(r.Header)
 
-	var err error
+	seen.decide(outcomePassed)
 	if h.WriteTag == "off" || r.Method == http.MethodDelete {
-		err = next.ServeHTTP(w, r)
-	} else {
-		err = h.serveTaggedWrite(w, r, here)
+		return next.ServeHTTP(w, r)
 	}
-	h.observeWrite(w, r, outcomePassed)
-	return err
+	return h.serveTaggedWrite(w, r, here)
 }
 
 // serveTaggedWrite lets the write go down the chain, and gives its answer the
@@ -214,11 +214,10 @@ func (h *Handler) requiresIfMatch(method string) bool {
 }
 
 // refuse answers a write that does not go downstream.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, outcome string, p problem) error {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, seen *observation, outcome string, p problem) error {
 	refuseBody(w, r)
-	err := h.sendProblem(w, p, false)
-	h.observeWrite(w, r, outcome)
-	return err
+	seen.decide(outcome)
+	return h.sendProblem(w, p, false)
 }
 
 // refuseBody makes the response final for a client that waits for 100
@@ -242,9 +241,11 @@ func expectsContinue(r *http.Request) bool {
 type closing struct {
 	http.ResponseWriter
 	request *http.Request
+	seen    *observation
 }
 
 func (c closing) WriteHeader(status int) {
+	c.seen.decide(outcomeBypassed)
 	refuseBody(c.ResponseWriter, c.request)
 	c.ResponseWriter.WriteHeader(status)
 }
@@ -253,9 +254,10 @@ func (c closing) WriteHeader(status int) {
 func (c closing) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // observeWrite tells what became of a write.
-func (h *Handler) observeWrite(w http.ResponseWriter, r *http.Request, outcome string) {
-	observe(r, outcome, w.Header())
+func (h *Handler) observeWrite(r *http.Request, seen *observation) {
+	seen.show(r) // again, as another handler further down may have
+	seen.count()
 	if c := h.logger.Check(zapcore.DebugLevel, "decided on the write"); c != nil {
-		c.Write(zap.String("method", r.Method), zap.String("uri", r.RequestURI), zap.String("outcome", outcome))
+		c.Write(zap.String("method", r.Method), zap.String("uri", r.RequestURI), zap.String("outcome", seen.decided()))
 	}
 }
