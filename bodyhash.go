@@ -31,10 +31,10 @@ func (b *bodyHash) choose(size int64, header http.Header, head []byte) {
 	case b.form != formBytes:
 		// Nothing is as slow as to normalize, and so any digest pays.
 		if h.memo.wanted() {
-			b.fast = newFastHasher(size)
+			b.fast = newFastHasher()
 		}
 	case h.memoMinimum > 0 && size >= h.memoMinimum && h.memo.wanted():
-		b.fast = newFastHasher(size)
+		b.fast = newFastHasher()
 	default:
 		b.hash = h.algorithm.get()
 	}
@@ -42,7 +42,7 @@ func (b *bodyHash) choose(size int64, header http.Header, head []byte) {
 
 func (b *bodyHash) write(p []byte) {
 	if b.fast != nil {
-		_, _ = b.fast.Write(p) // never fails
+		b.fast.block(p)
 	}
 	if b.hash != nil {
 		_, _ = b.hash.Write(p) // never fails

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/blake3"
 )
 
 // memoHandler is a handler that asks the memo for every body.
@@ -93,6 +96,37 @@ func TestMemoIsLeftAloneWhereBodiesNeverRepeat(t *testing.T) {
 	require.EqualValues(t, memoTrial-2, h.memo.hits.Load())
 }
 
+// TestMemoWithoutInstructionsForIt gives the same tags.
+func TestMemoWithoutInstructionsForIt(t *testing.T) {
+	had := hasGMAC
+	defer func() { hasGMAC = had }()
+	for _, has := range []bool{true, false} {
+		hasGMAC = has
+		fast := makeFastHasher()
+		require.Equal(t, memoGMAC() != nil, fast.gmac != nil)
+		require.True(t, has || fast.gmac == nil)
+		other := makeFastHasher()
+		seen := make(map[memoKey]string)
+		for _, body := range []string{"", "a", "b", "aa", strings.Repeat("a", 16), strings.Repeat("a", 17), pattern(blockSize), pattern(blockSize) + "a", pattern(3 * blockSize)} {
+			for _, as := range []form{formBytes, formText, formJSON} {
+				key := digestOf(fast, body, as)
+				require.Equal(t, key, digestOf(other, body, as))
+				require.NotContains(t, seen, key, "%d bytes", len(body))
+				seen[key] = body
+			}
+		}
+	}
+}
+
+// digestOf returns the digest of a body.
+func digestOf(h *fastHasher, body string, as form) memoKey {
+	h.Reset()
+	for block := range slices.Chunk([]byte(body), blockSize) {
+		h.block(block)
+	}
+	return *h.sum(as)
+}
+
 func TestMemoIsForSlowHashesOnly(t *testing.T) {
 	require.Zero(t, memoMinimum("xxh3"))
 	require.Zero(t, memoMinimum("blake3"))
@@ -104,9 +138,14 @@ func TestMemoIsForSlowHashesOnly(t *testing.T) {
 func BenchmarkMemo(b *testing.B) {
 	for _, size := range []int{1 << 10, 4 << 10, 16 << 10, 64 << 10, 1 << 20} {
 		body := make([]byte, size)
+		keyed, err := blake3.NewKeyed(memoSecret())
+		require.NoError(b, err)
+		without := &fastHasher{Hash: keyed}
 		digests := map[string]func() io.Writer{
-			"keyed blake3": func() io.Writer {
-				return newFastHasher(blake3Minimum)
+			"memo": func() io.Writer { return newFastHasher() },
+			"memo without GMAC": func() io.Writer {
+				without.Reset()
+				return without
 			},
 		}
 		for _, name := range algorithmNames() {
@@ -118,9 +157,13 @@ func BenchmarkMemo(b *testing.B) {
 				for b.Loop() {
 					switch h := digest().(type) {
 					case *fastHasher:
-						_, _ = h.Write(body)
+						for block := range slices.Chunk(body, blockSize) {
+							h.block(block)
+						}
 						h.sum(formBytes)
-						h.putBack()
+						if h != without {
+							h.putBack()
+						}
 					case *hasher:
 						_, _ = h.Write(body)
 						h.digest()
