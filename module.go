@@ -160,6 +160,7 @@ type Handler struct {
 	weak           bool
 	normalizer     *normalizer // nil: bodies are hashed as they are
 	budget         *budget
+	delays         *delays
 	memo           *memo
 	memoMinimum    int64  // the size in bytes of the smallest body to ask the memo for, 0: none
 	locker         Locker // nil: off
@@ -213,6 +214,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.MaxDelay == 0 {
 		h.MaxDelay = caddy.Duration(defaultMaxDelay)
 	}
+	h.delays = &delays{after: time.Duration(h.MaxDelay)}
 	if h.Oversize == "" {
 		h.Oversize = "pass"
 	}
@@ -282,6 +284,15 @@ func (h *Handler) Validate() error {
 	}
 	if h.LockTimeout < 0 {
 		return fmt.Errorf("invalid lock_timeout %s: must be a positive duration", time.Duration(h.LockTimeout))
+	}
+	return nil
+}
+
+// Cleanup lets go of what the handler would keep alive. There may still be
+// requests that go on with it.
+func (h *Handler) Cleanup() error {
+	if h.delays != nil {
+		h.delays.cleanup()
 	}
 	return nil
 }
@@ -367,5 +378,6 @@ func (h *Handler) version(r *http.Request) string {
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -49,7 +48,8 @@ type responseWriter struct {
 	received int64     // bytes of body that came
 	body     heldBody
 	hash     bodyHash
-	delay    *delay      // while holding
+	delayed  bool        // while holding, it is in the queue of those that may be held for too long
+	delay    delay
 	late     http.Header // what downstream sets after the header, while a delay may send that
 	trailer  *hasher     // of a body that is passed and tagged in a trailer
 	sendErr  error       // from sending what was held
@@ -88,13 +88,12 @@ func hasConditions(header http.Header) bool {
 func (rw *responseWriter) Header() http.Header {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	if rw.delay != nil && rw.received == rw.declared {
+	if rw.delayed && rw.received == rw.declared {
 		// All of the body is there, and downstream, which looks for where to
 		// put trailers, is about to end: the copy can be spared.
-		rw.delay.stop()
-		rw.delay = nil
+		rw.stopDelay()
 	}
-	if rw.late == nil && (rw.delay != nil || rw.state == stateAnswered) {
+	if rw.late == nil && (rw.delayed || rw.state == stateAnswered) {
 		rw.late = rw.client.Header().Clone()
 	}
 	if rw.late != nil {
@@ -140,7 +139,8 @@ func (rw *responseWriter) writeHeader(status int) {
 		return
 	}
 	if rw.handler.MaxDelay > 0 {
-		rw.delay = startDelay(rw, time.Duration(rw.handler.MaxDelay))
+		rw.delayed = true
+		rw.handler.delays.start(&rw.delay, rw)
 	}
 }
 
@@ -209,11 +209,19 @@ func takesTrailers(r *http.Request) bool {
 	return r.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers")
 }
 
+// stopDelay calls heldTooLong off, also if it is about to be called.
+func (rw *responseWriter) stopDelay() {
+	if rw.delayed {
+		rw.delayed = false
+		rw.handler.delays.stop(&rw.delay)
+	}
+}
+
 // heldTooLong passes the response on: the body has been held for max_delay.
 func (rw *responseWriter) heldTooLong() {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	if rw.state != stateHolding {
+	if !rw.delayed || rw.state != stateHolding {
 		return
 	}
 	rw.passOversize()
@@ -288,8 +296,7 @@ func (rw *responseWriter) answer(send func()) {
 
 // discard gives back what is held.
 func (rw *responseWriter) discard() {
-	rw.delay.stop()
-	rw.delay = nil
+	rw.stopDelay()
 	rw.body.release()
 	rw.hash.release()
 }
@@ -483,8 +490,7 @@ func (rw *responseWriter) Unwrap() http.ResponseWriter { return rw.client.Respon
 func (rw *responseWriter) finish(err error) error {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	rw.delay.stop()
-	rw.delay = nil
+	rw.stopDelay()
 	if rw.state != stateAnswered {
 		rw.takeLateTrailers()
 	}
@@ -654,8 +660,7 @@ func (rw *responseWriter) sendHeader() {
 // sendHeld sends the header and what is held of the body. Trailers whose
 // values are known by now are kept from the header section.
 func (rw *responseWriter) sendHeld() {
-	rw.delay.stop()
-	rw.delay = nil
+	rw.stopDelay()
 	header := rw.client.Header()
 	trailers := takeTrailers(header)
 	rw.sendStatus(rw.status)
