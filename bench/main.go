@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -178,12 +179,13 @@ func benchPeer(peer string) {
 }
 
 // interleave measures loads in turn, for some rounds, and returns the
-// requests a second of each.
+// requests a second of each. Each round has another order, since a load finds
+// the machine as the one before has left it.
 func interleave(loads []load) [][]float64 {
 	results := make([][]float64, len(loads))
 	for i := range *rounds + 1 {
-		for j, l := range loads {
-			rate := l.run()
+		for _, j := range rand.Perm(len(loads)) {
+			rate := loads[j].run()
 			if i > 0 { // the first round is to warm up
 				results[j] = append(results[j], rate)
 			}
