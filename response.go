@@ -48,7 +48,7 @@ type responseWriter struct {
 	received int64     // bytes of body that came
 	body     heldBody
 	hash     bodyHash
-	delayed  bool        // while holding, it is in the queue of those that may be held for too long
+	delayed  bool // while holding, it is in the queue of those that may be held for too long
 	delay    delay
 	late     http.Header // what downstream sets after the header, while a delay may send that
 	trailer  *hasher     // of a body that is passed and tagged in a trailer
