@@ -479,27 +479,24 @@ func isCanonicalNumber(raw []byte) bool {
 	return digits[0] != '0' || !bytes.HasPrefix(digits, []byte("0.000000")) // else with an exponent
 }
 
-// sameNumber reports whether two texts stand for one decimal number.
+// sameNumber reports whether two texts stand for one decimal number, but for
+// their signs.
 func sameNumber(a, b []byte) bool {
 	var x, y decimal
 	x.parse(a)
 	y.parse(b)
-	return x.negative == y.negative && x.exponent == y.exponent && x.equalDigits(&y)
+	return x.exponent == y.exponent && x.equalDigits(&y)
 }
 
 // decimal is 0.digits × 10^exponent, where digits neither begin nor end with
-// a zero and may have a point between them. Zero has none, and no sign.
+// a zero and may have a point between them. Zero has none.
 type decimal struct {
-	negative bool
 	digits   []byte
 	exponent int64
 }
 
 func (d *decimal) parse(text []byte) {
-	if text[0] == '-' {
-		d.negative = true
-		text = text[1:]
-	}
+	text = bytes.TrimPrefix(text, []byte("-"))
 	mantissa, exponent := text, []byte(nil)
 	if e := bytes.IndexAny(text, "eE"); e >= 0 {
 		mantissa, exponent = text[:e], text[e+1:]

@@ -200,12 +200,16 @@ func TestIgnoredMembersAreLeftOut(t *testing.T) {
 		require.NoError(t, err, pointers)
 		require.Equal(t, want, got, pointers)
 	}
+	got, err := canonical(t, `{"a":1,"b":2,"c":[3,{"b":4}],"d":{"b":5}}`, "/a/b", "/c/0/b", "/d/b")
+	require.NoError(t, err)
+	require.Equal(t, `{"a":1,"b":2,"c":[3,{"b":4}],"d":{}}`, got, "a pointer into a scalar names nothing, and nothing beside it")
+
 	for _, scalar := range []string{"1", `"a"`, "null"} {
 		got, err := canonical(t, scalar, "/a", "/*")
 		require.NoError(t, err)
 		require.Equal(t, scalar, got, "the whole document is never ignored")
 	}
-	_, err := canonical(t, `{"a": [1,, 2], "b": 1}`, "/a")
+	_, err = canonical(t, `{"a": [1,, 2], "b": 1}`, "/a")
 	require.Error(t, err, "what is ignored must be JSON too")
 }
 
@@ -398,6 +402,7 @@ func FuzzCanonical(f *testing.F) {
 		`{"b":1,"a":[1.0,2e0,"\u0041",null,true,{"z":0,"y":-0}]}`, `[]`, `{}`, `"\ud83d\ude00"`, `9007199254740993`, `1e400`,
 		`{"é":1,"e":2,"\ufb33":3,"😀":4}`, `{"a":1,"a":2}`, ` [ 1 , 2 ] `, `[[[[]]]]`, `{"a":{"b":{"d":1,"c":2},"a":3}}`,
 		`{"generated_at":"now","items":[{"at":1,"id":2}]}`, "[1]\n", `[0.1,0.10,1e-1,123456789012345.6]`, `{"":{"":""}}`,
+		`{"x":1,"b":2,"0":3,"y":{"b":4,"0":5}}`, `[1,[2,3],{"0":4}]`,
 	} {
 		f.Add(seed)
 	}
@@ -480,6 +485,8 @@ func remove(tree any, pointers [][]string) any {
 func FuzzCompareUTF16(f *testing.F) {
 	f.Add("a", "b")
 	f.Add("\ufb33", "\U0001F600")
+	f.Add("\U0001F600", "\U0001F601")
+	f.Add("\U0010ffff", "\U0001F601")
 	f.Add("a\n", "a\u0080")
 	f.Add("", "\"")
 	f.Fuzz(func(t *testing.T, a, b string) {

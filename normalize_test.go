@@ -92,6 +92,36 @@ func TestBombsCostLittle(t *testing.T) {
 	}
 }
 
+// TestPoolKeepsNoGiants, nor what belongs to a body.
+func TestPoolKeepsNoGiants(t *testing.T) {
+	c := new(canonicalizer)
+	for _, document := range []string{
+		`{"b":{"z":"` + strings.Repeat("x", 500_000) + `","y":"` + strings.Repeat("x", 800_000) + `"},"a":1}`,
+		"{" + many(3<<20, func(i int) string { return fmt.Sprintf(`"%020d":0`, i) }) + "}",
+	} {
+		body := hold(t, []byte(document))
+		text, reader := body.contiguous()
+		require.NoError(t, c.run(text, reader, body.size, nil))
+		c.putBack()
+		for name, kept := range map[string]int{"out": cap(c.out), "scratch": cap(c.scratch), "members": 8 * cap(c.members)} {
+			require.LessOrEqual(t, kept, 1<<20, name)
+		}
+		require.Nil(t, c.top)
+		require.Nil(t, c.reader.Reader)
+		require.Zero(t, c.buffer.Cap())
+	}
+	require.Nil(t, canonicalizerAfterLongString(t).large, "it has a buffer as long as the string")
+}
+
+func canonicalizerAfterLongString(t *testing.T) *canonicalizer {
+	t.Helper()
+	c := new(canonicalizer)
+	document := `"` + strings.Repeat("x", 900_000) + `"`
+	require.NoError(t, c.run(nil, strings.NewReader(document), int64(len(document)), nil))
+	c.putBack()
+	return c
+}
+
 // digitsOf returns the digits for a body that comes with a Content-Type.
 func digitsOf(tb testing.TB, n *normalizer, contentType, content string) string {
 	tb.Helper()
