@@ -335,3 +335,68 @@ func TestDyingBackends(t *testing.T) {
 	stopCaddy()
 	noMoreGoroutines(t, before+2, http.DefaultClient)
 }
+
+// TestDelayThatIsCalledOffDoesNothing, even if it is about to: downstream is
+// putting trailers into the header.
+func TestDelayThatIsCalledOffDoesNothing(t *testing.T) {
+	rec := httptest.NewRecorder()
+	rw := newResponseWriter(newHandler(t, Handler{}), rec, httptest.NewRequest(http.MethodGet, "/", nil))
+	defer rw.release()
+	rw.Header().Set("Content-Length", "1")
+	_, err := io.WriteString(rw, "x")
+	require.NoError(t, err)
+	require.True(t, rw.delayed)
+	rw.Header().Set("X-Late", "1")
+	require.False(t, rw.delayed)
+	rw.heldTooLong()
+	require.Equal(t, stateHolding, rw.state)
+	require.NoError(t, rw.finish(nil))
+	require.Equal(t, tagFor("x"), rec.Header().Get("ETag"))
+}
+
+// TestDelaysAreAQueue: each is called when it is due, in order, and one that
+// was stopped is not, wherever in the queue it stood.
+func TestDelaysAreAQueue(t *testing.T) {
+	h := newHandler(t, Handler{MaxDelay: caddy.Duration(20 * time.Millisecond)})
+	responses := make([]*responseWriter, 6)
+	for i := range responses {
+		responses[i] = newResponseWriter(h, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+		_, err := io.WriteString(responses[i], "x")
+		require.NoError(t, err)
+		time.Sleep(5 * time.Millisecond / time.Duration(len(responses))) // so that not all are due at one time
+	}
+	for _, i := range []int{2, 0, 5} {
+		responses[i].release()
+	}
+	for _, i := range []int{1, 3, 4} {
+		eventually(t, func() bool {
+			responses[i].mu.Lock()
+			defer responses[i].mu.Unlock()
+			return responses[i].state == statePassing
+		})
+	}
+	for _, i := range []int{2, 0, 5} {
+		require.Equal(t, stateAnswered, responses[i].state)
+	}
+	require.Nil(t, h.delays.first)
+	require.Nil(t, h.delays.last)
+
+	// it goes on after a time with nothing in it
+	eventually(t, func() bool {
+		h.delays.mu.Lock()
+		defer h.delays.mu.Unlock()
+		return !h.delays.armed
+	})
+	rw := newResponseWriter(h, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	defer rw.release()
+	_, err := io.WriteString(rw, "x")
+	require.NoError(t, err)
+	require.NoError(t, h.Cleanup(), "which leaves the one that waits")
+	eventually(t, func() bool {
+		rw.mu.Lock()
+		defer rw.mu.Unlock()
+		return rw.state == statePassing
+	})
+	require.NoError(t, h.Cleanup())
+	require.NoError(t, new(Handler).Cleanup(), "of one that was never provisioned")
+}

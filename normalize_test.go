@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,6 +123,28 @@ func canonicalizerAfterLongString(t *testing.T) *canonicalizer {
 	return c
 }
 
+// TestLargeBodiesWaitForAProcessor to be normalized, and small ones don't.
+func TestLargeBodiesWaitForAProcessor(t *testing.T) {
+	n := normalizerWith(t, true, nil)
+	for range cap(normalizing) {
+		normalizing <- struct{}{}
+	}
+	digitsOf(t, n, "application/json", "[1]")
+	body := hold(t, jsonDocument(2*blockSize))
+	done := make(chan string, 1)
+	go func() { done <- n.digits(body, formJSON, algorithms[defaultAlgorithm], defaultLength) }()
+	select {
+	case <-done:
+		require.Fail(t, "it did not wait")
+	case <-time.After(50 * time.Millisecond):
+	}
+	for range cap(normalizing) {
+		<-normalizing
+	}
+	<-done
+	require.Empty(t, normalizing)
+}
+
 // digitsOf returns the digits for a body that comes with a Content-Type.
 func digitsOf(tb testing.TB, n *normalizer, contentType, content string) string {
 	tb.Helper()
@@ -212,7 +235,7 @@ func TestWhatPatternsMatchIsLeftOut(t *testing.T) {
 	none := "nothing to leave out"
 	require.Equal(t, opaque(tagFor(none)), digits(none))
 	different := map[string]string{}
-	for _, text := range []string{"ab", "a10:00b", "a10:00b10:00", "10:00ab", "ab10:00", "10:00a10:00b", "a", "b", "10:00", "", "10:0010:00 ", "a10:0010:00b"} {
+	for _, text := range []string{"ab", "a10:00b", "a10:00b10:00", "10:00ab", "ab10:00", "10:00a10:00b", "a", "b", "10:00", "", "10:0010:00 ", "a10:0010:00b", "a\x00\x00\x00\x00\x00\x00\x00\x00b10:00"} {
 		got := digits(text)
 		require.NotContains(t, different, got, "%q and %q", text, different[got])
 		different[got] = text
@@ -495,4 +518,14 @@ func TestWriteWithoutMemoryToCheckItIsNotDone(t *testing.T) {
 	require.ErrorContains(t, err, "max_memory")
 	require.Zero(t, backend.changes())
 	require.Zero(t, h.budget.held.Load())
+
+	// A body past max_size is hashed as it is, and needs none.
+	h = newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxMemory: 1, MaxSize: 5})
+	_, err = serve(h, func(w http.ResponseWriter, r *http.Request) error {
+		r.URL.Path = "/doc"
+		backend.ServeHTTP(w, r)
+		return nil
+	}, http.MethodPut, "If-Match", "W/"+tagFor(`{"a":1}`))
+	require.NoError(t, err)
+	require.Equal(t, 1, backend.changes())
 }
