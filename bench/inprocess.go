@@ -43,7 +43,7 @@ func benchInProcess() {
 // figures that it reported in a unit, by the benchmark's name.
 func goBench(benchmark, unit string) map[string][]float64 {
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^Benchmark"+benchmark+"$",
-		"-cpu", "1", "-benchtime", round.String(), "-count", strconv.Itoa(*rounds), ".")
+		"-cpu", "1", "-benchtime", (2 * *round).String(), "-count", strconv.Itoa(min(*rounds, 5)), ".")
 	cmd.Dir = ".."
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()

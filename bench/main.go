@@ -6,7 +6,7 @@
 // is printed are medians and ratios: the speed of a machine drifts, the ratio
 // of two things that are measured next to each other does so much less.
 //
-//	go run . [-rounds 7] [-round 500ms] [-connections 16] [-peers=false]
+//	go run . [-rounds 25] [-round 120ms] [-connections 16] [-peers=false]
 package main
 
 import (
@@ -24,8 +24,8 @@ import (
 )
 
 var (
-	rounds      = flag.Int("rounds", 7, "how many times each pair is measured")
-	round       = flag.Duration("round", 500*time.Millisecond, "how long one measurement takes")
+	rounds      = flag.Int("rounds", 25, "how many times each pair is measured")
+	round       = flag.Duration("round", 120*time.Millisecond, "how long one measurement takes")
 	connections = flag.Int("connections", 16, "how many clients ask at one time")
 	peers       = flag.Bool("peers", true, "measure other servers too, which needs node and npm")
 )
