@@ -17,26 +17,7 @@ import (
 // TestExtendedConnectIsNotHeld: the upgrade to WebSocket of HTTP/2 (RFC 8441),
 // which reverse_proxy makes one of HTTP/1.1 to the backend.
 func TestExtendedConnectIsNotHeld(t *testing.T) {
-	upstream := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") == "" {
-			return
-		}
-		conn, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
-		_ = buf.Flush()
-		for {
-			line, err := buf.ReadString('\n')
-			if err != nil {
-				return
-			}
-			fmt.Fprint(buf, "echo "+line)
-			_ = buf.Flush()
-		}
-	})
+	upstream := startUpstream(t, echoLines)
 	t.Setenv("GODEBUG", "http2xconnect=1") // which Go's server asks for when it starts
 	url, _ := startProcess(t, t.TempDir(), "", upstream)
 

@@ -857,25 +857,31 @@ func TestRequestIsAsItWasAfterwards(t *testing.T) {
 	}
 }
 
-// TestUpgradeWorks: a connection that is upgraded is the backend's.
-func TestUpgradeWorks(t *testing.T) {
-	upstream := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
-		conn, buf, err := http.NewResponseController(w).Hijack()
+// echoLines is a backend that upgrades the connection, and then echoes lines.
+func echoLines(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") == "" {
+		return
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+	_ = buf.Flush()
+	for {
+		line, err := buf.ReadString('\n')
 		if err != nil {
 			return
 		}
-		defer conn.Close()
-		fmt.Fprint(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		fmt.Fprint(buf, "echo "+line)
 		_ = buf.Flush()
-		for {
-			line, err := buf.ReadString('\n')
-			if err != nil {
-				return
-			}
-			fmt.Fprint(buf, "echo "+line)
-			_ = buf.Flush()
-		}
-	})
+	}
+}
+
+// TestUpgradeWorks: a connection that is upgraded is the backend's.
+func TestUpgradeWorks(t *testing.T) {
+	upstream := startUpstream(t, echoLines)
 	url := startCaddy(t, "etag\nreverse_proxy "+upstream)
 	for _, field := range []string{"X-None: 1", "If-None-Match: *"} {
 		host := strings.TrimPrefix(url, "http://")
