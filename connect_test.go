@@ -16,6 +16,8 @@ import (
 
 // TestExtendedConnectIsNotHeld: the upgrade to WebSocket of HTTP/2 (RFC 8441),
 // which reverse_proxy makes one of HTTP/1.1 to the backend.
+//
+//nolint:staticcheck // the transport of net/http takes no :protocol
 func TestExtendedConnectIsNotHeld(t *testing.T) {
 	upstream := startUpstream(t, echoLines)
 	t.Setenv("GODEBUG", "http2xconnect=1") // which Go's server asks for when it starts
