@@ -131,7 +131,7 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkReadRatio measures the three in turn, so that all have the same
 // machine, and reports the time with the handler to that of the others
-// together. At 64 KiB it is to be 1.25 at the most for a new body.
+// together. At 64 KiB it is to be 1.15 at the most for a new body.
 func BenchmarkReadRatio(b *testing.B) {
 	eachRead(b, func(b *testing.B, newBench func() *readBench) {
 		for _, name := range []string{"new", "same"} {

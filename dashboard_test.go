@@ -64,16 +64,7 @@ func dashboardQueries(t *testing.T) (queries []string) {
 // none that it offers is left out.
 func TestDashboardShowsWhatThereIs(t *testing.T) {
 	s := newStore(copyOf(oneDoc))
-	url := startCaddy(t, `handle /metrics {
-			metrics
-		}
-		handle {
-			etag {
-				require_if_match PATCH
-				lock local 10ms
-			}
-			reverse_proxy `+s.start(t)+`
-		}`)
+	url := startCaddy(t, metricsSite(s.start(t)))
 	client := clientFor(t, "h1", nil)
 	do(t, client, http.MethodGet, url+"/doc", "")
 	do(t, client, http.MethodGet, url+"/doc", "", "If-None-Match", oneTag)

@@ -73,9 +73,9 @@ func (n *normalizer) formOf(header http.Header, head []byte) form {
 	return formBytes
 }
 
-// maybe reports whether a body with this header may have another form than
+// mayNormalize reports whether a body with this header may have another form than
 // its bytes.
-func (n *normalizer) maybe(header http.Header) bool {
+func (n *normalizer) mayNormalize(header http.Header) bool {
 	if n != nil && header.Get("Content-Type") == "" {
 		return len(header["Content-Encoding"]) == 0
 	}
@@ -88,8 +88,7 @@ func isJSON(mediaType string) bool {
 
 func isText(mediaType string) bool {
 	switch mediaType {
-	case "application/xml", "application/javascript", "application/ecmascript", "application/x-javascript",
-		"application/x-ndjson", "application/json-seq", "application/yaml", "application/graphql":
+	case "application/xml", "application/javascript":
 		return true
 	}
 	return strings.HasPrefix(mediaType, "text/") || strings.HasSuffix(mediaType, "+xml") || isJSON(mediaType)
@@ -160,13 +159,13 @@ func (n *normalizer) matches(text []byte) [][]int {
 	matches = slices.DeleteFunc(matches, func(m []int) bool { return m[0] == m[1] })
 	if len(n.patterns) > 1 {
 		slices.SortFunc(matches, func(a, b []int) int { return cmp.Compare(a[0], b[0]) })
-		matches = join(matches)
+		matches = mergeOverlaps(matches)
 	}
 	return matches
 }
 
-// join makes one match of those that overlap.
-func join(matches [][]int) [][]int {
+// mergeOverlaps makes one match of those that overlap.
+func mergeOverlaps(matches [][]int) [][]int {
 	joined := matches[:0]
 	for _, m := range matches {
 		if last := len(joined) - 1; last >= 0 && m[0] < joined[last][1] {

@@ -3,7 +3,6 @@ package etag
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -108,5 +107,3 @@ func BenchmarkNormalize(b *testing.B) {
 		})
 	}
 }
-
-var _ io.Reader = (*bodyReader)(nil)

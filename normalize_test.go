@@ -191,11 +191,11 @@ func TestFormIsThatOfTheMediaType(t *testing.T) {
 		}
 		for i, n := range []*normalizer{both, onlyJSON, onlyPatterns} {
 			require.Equal(t, want[i], n.formOf(header, []byte("<!doctype html><p>")), "%q, %d", contentType, i)
-			require.True(t, n.maybe(header) || want[i] == formBytes, "%q, %d", contentType, i)
+			require.True(t, n.mayNormalize(header) || want[i] == formBytes, "%q, %d", contentType, i)
 		}
 		header.Set("Content-Encoding", "gzip")
 		require.Equal(t, formBytes, both.formOf(header, nil), contentType)
-		require.False(t, both.maybe(header), contentType)
+		require.False(t, both.mayNormalize(header), contentType)
 		require.Equal(t, formBytes, (*normalizer)(nil).formOf(header, nil))
 	}
 	require.Equal(t, formBytes, both.formOf(http.Header{}, []byte("\x89PNG\r\n\x1a\n")))

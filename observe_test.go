@@ -38,16 +38,7 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 		log_append tag {http.etag.tag}
 		header >X-Outcome {http.etag.outcome}
 		header >X-Tag {http.etag.tag}
-		handle /metrics {
-			metrics
-		}
-		handle {
-			etag {
-				require_if_match PATCH
-				lock local 10ms
-			}
-			reverse_proxy `+s.start(t)+`
-		}`)
+		`+metricsSite(s.start(t)))
 	load(t, config)
 	t.Cleanup(stopCaddy)
 	client := clientFor(t, "h1", nil)
@@ -126,6 +117,21 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 		require.Equal(t, request.outcome+" "+request.tag, seen[i], "%s %s", request.method, request.path)
 	}
 	require.Contains(t, seen, outcomeLockedOut+" ")
+}
+
+// metricsSite is a site with the handler in front of an upstream, and its
+// metrics.
+func metricsSite(upstream string) string {
+	return `handle /metrics {
+			metrics
+		}
+		handle {
+			etag {
+				require_if_match PATCH
+				lock local 10ms
+			}
+			reverse_proxy ` + upstream + `
+		}`
 }
 
 // scrape returns the values of the module's series.

@@ -204,7 +204,7 @@ func (p *probe) WriteHeader(status int) {
 			return
 		case p.wantDigest, !p.tag.exists() && p.handler.taggable(status, p.header):
 			p.hash = p.handler.algorithm.get()
-			p.holding = p.handler.normalizer.maybe(p.header) && p.declared <= p.handler.MaxSize
+			p.holding = p.handler.normalizer.mayNormalize(p.header) && p.declared <= p.handler.MaxSize
 			return
 		}
 	}
