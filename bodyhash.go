@@ -1,99 +1,157 @@
 package etag
 
-import "net/http"
+import (
+	"context"
+	"net/http"
+	"time"
 
-// bodyHash finds the digits for the tag of a body that is held. It takes the
-// body block by block, as these fill up and their bytes are still in the
-// processor's cache, and lets the memo spare it the hash where that is faster.
-type bodyHash struct {
-	handler *Handler
-	form    form
-	fast    *fastHasher // for the memo
-	hash    *hasher     // for the tag, of a body that is hashed as it is
-	blocks  int         // how many have been taken
+	"github.com/caddyetag/caddy-etag/internal/held"
+	"github.com/caddyetag/caddy-etag/internal/memo"
+)
+
+// digester makes the tags of a handler's bodies.
+type digester struct {
+	algorithm   *algorithm
+	length      int         // of the digits
+	weak        bool        // the tags are
+	constant    bool        // the version is, so that the memo knows whole tags
+	normalizer  *normalizer // nil: bodies are hashed as they are
+	memo        *memo.Memo
+	memoMinimum int64 // the size in bytes of the smallest body to ask the memo for, 0: none
 }
 
-// block takes the next full block of a body with this header, of which a
-// length is declared, -1 if none is.
-func (b *bodyHash) block(full *block, declared int64, header http.Header) {
-	if b.blocks == 0 {
-		b.choose(max(declared, blockSize), header, full.bytes())
+func (d *digester) tag(digits, version string) entityTag { return makeTag(digits, version, d.weak) }
+
+// forMemo returns what the memo is to know of a body: the tag, or its digits
+// where the version is another one each time.
+func (d *digester) forMemo(digits string, tag entityTag) string {
+	if d.constant {
+		return tag.field
 	}
-	b.blocks++
-	b.write(full.bytes())
+	return digits
+}
+
+func (d *digester) fromMemo(known, version string) entityTag {
+	if d.constant {
+		return entityTag{known}
+	}
+	return d.tag(known, version)
+}
+
+// memoMinimum returns the size in bytes from which the memo's digest of a body
+// is faster than its hash with an algorithm, 0 if it never is.
+func memoMinimum(algorithm string) int64 {
+	if algorithm != "sha256" {
+		return 0
+	}
+	return memo.FasterThanSHA256()
+}
+
+// bodyHash finds the digits for the tag of a body that is held. It takes the
+// bytes while they are still in the processor's cache, and lets the memo spare
+// the body the hash where that is faster.
+type bodyHash struct {
+	digester *digester
+	form     form
+	chosen   bool
+	fast     *memo.Hasher // for the memo
+	hash     *hasher      // for the tag, of a body that is hashed as it is
+}
+
+// hashPiece is the size in bytes of the least that is hashed at a time. It is
+// more than http.DetectContentType looks at.
+const hashPiece = 4 << 10
+
+// grew takes what has come to the body, which has this header, and of which a
+// length is declared, -1 if none is.
+func (b *bodyHash) grew(body *held.Body, declared int64, header http.Header) {
+	fresh := body.Fresh(hashPiece)
+	if len(fresh) == 0 {
+		return
+	}
+	if !b.chosen {
+		b.choose(max(declared, body.Size()), header, body.Head())
+	}
+	b.write(fresh)
 }
 
 // choose decides how to hash a body of about this size.
 func (b *bodyHash) choose(size int64, header http.Header, head []byte) {
-	h := b.handler
-	b.form = h.normalizer.formOf(header, head)
+	d := b.digester
+	b.chosen = true
+	b.form = d.normalizer.formOf(header, head)
 	switch {
 	case b.form != formBytes:
 		// Nothing is as slow as to normalize, and so any digest pays.
-		if h.memo.wanted() {
-			b.fast = newFastHasher()
+		if d.memo.Wanted() {
+			b.fast = memo.NewHasher()
 		}
-	case h.memoMinimum > 0 && size >= h.memoMinimum && h.memo.wanted():
-		b.fast = newFastHasher()
+	case d.memoMinimum > 0 && size >= d.memoMinimum && d.memo.Wanted():
+		b.fast = memo.NewHasher()
 	default:
-		b.hash = h.algorithm.get()
+		b.hash = d.algorithm.get()
 	}
 }
 
 func (b *bodyHash) write(p []byte) {
 	if b.fast != nil {
-		b.fast.block(p)
+		_, _ = b.fast.Write(p) // never fails
 	}
 	if b.hash != nil {
 		_, _ = b.hash.Write(p) // never fails
 	}
 }
 
-// digits returns the digits for the whole body.
-func (b *bodyHash) digits(body *heldBody, header http.Header) string {
-	if b.blocks == 0 {
-		b.choose(body.size, header, body.head())
+// tag returns the tag for the whole body. One that has to be normalized may
+// have to wait for that, for as long as ctx, and until a time if there is one;
+// then there is an error.
+func (b *bodyHash) tag(ctx context.Context, until time.Time, body *held.Body, header http.Header, version string) (entityTag, error) {
+	if !b.chosen {
+		b.choose(body.Size(), header, body.Head())
 	}
-	if last := body.last; last != nil && last.n < blockSize {
-		b.write(last.bytes())
-	}
+	b.write(body.Fresh(0))
 	if b.fast == nil {
-		return b.compute(body)
+		digits, err := b.compute(ctx, until, body)
+		return b.digester.tag(digits, version), err
 	}
-	key := b.fast.sum(b.form)
-	digits, found := b.handler.memo.get(key)
-	if !found {
-		digits = b.compute(body)
-		b.handler.memo.put(key, digits)
+	digest := b.digester.memo.Digest(b.fast, byte(b.form))
+	if known, found := b.digester.memo.Get(digest); found {
+		return b.digester.fromMemo(known, version), nil
 	}
-	return digits
+	digits, err := b.compute(ctx, until, body)
+	if err != nil {
+		return entityTag{}, err
+	}
+	tag := b.digester.tag(digits, version)
+	b.digester.memo.Put(digest, b.digester.forMemo(digits, tag))
+	return tag, nil
 }
 
 // compute returns the digits without the memo.
-func (b *bodyHash) compute(body *heldBody) string {
-	h := b.handler
+func (b *bodyHash) compute(ctx context.Context, until time.Time, body *held.Body) (string, error) {
+	d := b.digester
 	if b.form != formBytes {
-		return h.normalizer.digits(body, b.form, h.algorithm, h.Length)
+		return d.normalizer.digits(ctx, until, body, b.form, d.algorithm, d.length)
 	}
 	if b.hash == nil {
 		b.catchUp(body)
 	}
-	return b.hash.digits(h.Length)
+	return b.hash.digits(d.length), nil
 }
 
 // catchUp hashes all of the body that has come so far for the tag.
-func (b *bodyHash) catchUp(body *heldBody) {
-	b.hash = b.handler.algorithm.get()
-	body.hash(b.hash)
+func (b *bodyHash) catchUp(body *held.Body) {
+	b.hash = b.digester.algorithm.get()
+	b.hash.writeBody(body)
 }
 
 // stream goes on with the hash for the tag alone, for a body that will not be
 // held to its end.
-func (b *bodyHash) stream(body *heldBody) *hasher {
+func (b *bodyHash) stream(body *held.Body) *hasher {
 	if b.hash == nil {
 		b.catchUp(body)
-	} else if last := body.last; last != nil && last.n < blockSize {
-		b.write(last.bytes())
+	} else {
+		b.write(body.Fresh(0))
 	}
 	hash := b.hash
 	b.hash = nil
@@ -103,11 +161,11 @@ func (b *bodyHash) stream(body *heldBody) *hasher {
 // release gives back what the hash took.
 func (b *bodyHash) release() {
 	if b.fast != nil {
-		b.fast.putBack()
+		b.fast.Release()
 		b.fast = nil
 	}
 	if b.hash != nil {
-		b.handler.algorithm.put(b.hash)
+		b.digester.algorithm.put(b.hash)
 		b.hash = nil
 	}
 }

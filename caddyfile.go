@@ -1,17 +1,16 @@
 package etag
 
 import (
-	"math"
+	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/dustin/go-humanize"
-
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddyetag/caddy-etag/internal/held"
 )
 
 func init() {
@@ -38,7 +37,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    version          <text>
 //	    existing         keep|replace
 //	    match            <response matcher>
+//	    no_store         skip|tag
 //	    cache_control    <value>
+//	    from_header      <field>
 //	    canonicalize     json
 //	    ignore_json      <JSON Pointers...>
 //	    ignore_pattern   <RE2 expression>
@@ -46,14 +47,20 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    max_memory       <size>
 //	    max_delay        <duration>|-1
 //	    oversize         pass|trailer
-//	    if_match         <methods...>
+//	    if_match         <methods...>|off
 //	    require_if_match [<methods...>]
 //	    weak_if_match    auto|reject|accept
-//	    lock             local|storage|off|<module> [<timeout>] [{
+//	    lock             local|storage|off|<module> [<timeout> [<hold>]] [{
 //	        <options of the module>
 //	    }]
 //	    write_tag        on|off
 //	    errors           problem|handle
+//	    remember         <duration> [<entries>] [{
+//	        <module> [{
+//	            <options of the module>
+//	        }]
+//	    }]
+//	    ranges           on|off
 //	}
 //
 // The response matcher is written as in the encode directive. An option may
@@ -63,27 +70,30 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 	if d.NextArg() {
 		h.Strength = d.Val()
-		if err := oneOf("strength", h.Strength, "strong", "weak"); err != nil {
+		if err := checkStrength(h.Strength); err != nil {
 			return d.WrapErr(err)
 		}
 	}
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("too many arguments for etag, %q: write strong or weak, as in: etag weak",
+			strings.Join(append([]string{h.Strength, d.Val()}, d.RemainingArgs()...), " "))
 	}
 
-	seen := make(map[string]bool)
-	for d.NextBlock(0) {
+	lines := make(optionLines)
+	for last := ""; d.NextBlock(0); {
 		option := d.Val()
-		if seen[option] && option != "ignore_pattern" {
-			return d.Errf("option %s is given twice", option)
+		if option == "{" && last != "" {
+			return d.Errf("option %s takes no block", last)
 		}
-		seen[option] = true
-
+		last = option
+		if err := lines.add(d); err != nil {
+			return err
+		}
 		if err := h.unmarshalOption(d, option); err != nil {
 			return err
 		}
 	}
-	return nil
+	return h.checkLines(lines)
 }
 
 // unmarshalOption parses the line or block of one option.
@@ -107,26 +117,36 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return oneArg(d, &h.Version)
 
 	case "existing":
-		return enumArg(d, &h.Existing, "keep", "replace")
+		return enumArg(d, &h.Existing, existingWords...)
 
 	case "match":
 		matchers := make(map[string]caddyhttp.ResponseMatcher)
+		line := lineOf(d.Token())
 		if err := caddyhttp.ParseNamedResponseMatcher(d.NewFromNextSegment(), matchers); err != nil {
-			return err
+			return wrapOnce(line, fmt.Errorf("invalid match, which must be a status or a header, as in match status 2xx: %w", err))
 		}
 		matcher := matchers["match"]
+		if matcher.StatusCode == nil && len(matcher.Headers) == 0 {
+			return line.WrapErr(wrongArguments(option, nil))
+		}
 		h.Matcher = &matcher
+
+	case "no_store":
+		return enumArg(d, &h.NoStore, noStoreWords...)
 
 	case "cache_control":
 		return oneArg(d, &h.CacheControl)
 
+	case "from_header":
+		return oneArg(d, &h.FromHeader)
+
 	case "canonicalize":
-		return enumArg(d, &h.Canonicalize, "json")
+		return enumArg(d, &h.Canonicalize, canonicalizeJSON)
 
 	case "ignore_json":
 		h.IgnoreJSON = d.RemainingArgs()
 		if len(h.IgnoreJSON) == 0 {
-			return d.ArgErr()
+			return d.WrapErr(wrongArguments(option, nil))
 		}
 
 	case "ignore_pattern":
@@ -134,24 +154,27 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		if err := oneArg(d, &pattern); err != nil {
 			return err
 		}
+		if _, err := newNormalizer(false, nil, []string{pattern}); err != nil {
+			return d.WrapErr(err)
+		}
 		h.IgnorePattern = append(h.IgnorePattern, pattern)
 
 	case "max_size":
-		return sizeArg(d, &h.MaxSize)
+		return sizeArg(d, &h.MaxSize, 1)
 
 	case "max_memory":
-		return sizeArg(d, &h.MaxMemory)
+		return sizeArg(d, &h.MaxMemory, held.BlockSize)
 
 	case "max_delay":
 		return h.unmarshalMaxDelay(d)
 
 	case "oversize":
-		return enumArg(d, &h.Oversize, "pass", "trailer")
+		return enumArg(d, &h.Oversize, oversizeWords...)
 
 	case "if_match":
 		h.IfMatch = methodArgs(d)
 		if len(h.IfMatch) == 0 {
-			return d.ArgErr()
+			return d.WrapErr(wrongArguments(option, nil))
 		}
 
 	case "require_if_match":
@@ -161,19 +184,25 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		}
 
 	case "weak_if_match":
-		return enumArg(d, &h.WeakIfMatch, weakAuto, weakReject, weakAccept)
+		return enumArg(d, &h.WeakIfMatch, weakIfMatchWords...)
 
 	case "lock":
 		return h.unmarshalLock(d)
 
 	case "write_tag":
-		return enumArg(d, &h.WriteTag, "on", "off")
+		return enumArg(d, &h.WriteTag, writeTagWords...)
 
 	case "errors":
-		return enumArg(d, &h.Errors, "problem", "handle")
+		return enumArg(d, &h.Errors, errorsWords...)
+
+	case "remember":
+		return h.unmarshalRemember(d)
+
+	case "ranges":
+		return enumArg(d, &h.Ranges, rangesWords...)
 
 	default:
-		return d.Errf("unrecognized option %q", option)
+		return d.WrapErr(unrecognizedOption(option, caddyfileOptionNames()))
 	}
 	return nil
 }
@@ -188,53 +217,71 @@ func (h *Handler) unmarshalMaxDelay(d *caddyfile.Dispenser) error {
 		h.MaxDelay = noDelay
 		return nil
 	}
-	delay, err := caddy.ParseDuration(text)
-	if err != nil || delay <= 0 {
-		return d.Errf("invalid max_delay %q: must be a positive duration, such as 500ms, or -1 for no limit", text)
+	var err error
+	if h.MaxDelay, err = parseDuration("max_delay", text, ", or -1 for no limit"); err != nil {
+		return d.WrapErr(err)
 	}
-	h.MaxDelay = caddy.Duration(delay)
 	return nil
 }
 
-// unmarshalLock parses the lock option. A lock module sees the line without
-// the name of the option and without the timeout.
-func (h *Handler) unmarshalLock(d *caddyfile.Dispenser) error {
-	if !d.NextArg() {
-		return d.ArgErr()
+// unmarshalRemember parses the remember option.
+func (h *Handler) unmarshalRemember(d *caddyfile.Dispenser) error {
+	arguments := d.RemainingArgs()
+	if len(arguments) == 0 || len(arguments) > 2 {
+		return d.WrapErr(wrongArguments("remember", arguments))
 	}
-	h.Lock = d.Val()
-	name := d.Token()
-	if d.NextArg() {
-		timeout, err := caddy.ParseDuration(d.Val())
-		if err != nil || timeout <= 0 {
-			return d.Errf("invalid lock timeout %q: must be a positive duration, such as 10s", d.Val())
+	duration, err := parseDuration("remember", arguments[0], "")
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	h.Remember = duration
+	if len(arguments) == 2 {
+		entries, err := strconv.Atoi(arguments[1])
+		if err != nil || entries < 1 || entries > maxRememberEntries {
+			return d.Errf("invalid remember entries %q: must be a number from 1 to %d", arguments[1], maxRememberEntries)
 		}
-		h.LockTimeout = caddy.Duration(timeout)
+		h.RememberEntries = entries
 	}
-	if d.NextArg() {
-		return d.ArgErr()
+	return h.unmarshalForgetter(d)
+}
+
+// unmarshalLock parses the lock option. A lock module sees the line without
+// the name of the option and without the durations.
+func (h *Handler) unmarshalLock(d *caddyfile.Dispenser) error {
+	line := lineOf(d.Token())
+	if !d.NextArg() {
+		return d.WrapErr(wrongArguments("lock", nil))
+	}
+	name, nameToken := d.Val(), d.Token()
+	arguments := d.RemainingArgs()
+	if len(arguments) > 2 {
+		return d.WrapErr(wrongArguments("lock", append([]string{name}, arguments...)))
+	}
+	for i, duration := range arguments {
+		var err error
+		if i == 0 {
+			h.LockTimeout, err = parseDuration("lock timeout", duration, "")
+		} else {
+			h.LockHold, err = parseDuration("lock hold", duration, "")
+		}
+		if err != nil {
+			return d.WrapErr(err)
+		}
 	}
 
-	module, err := caddy.GetModule(lockNamespace + h.Lock)
+	instance, err := newLocker(name)
 	if err != nil {
-		if h.Lock == "off" {
-			return nil
+		return d.WrapErr(err)
+	}
+	tokens := append([]caddyfile.Token{nameToken}, d.NextSegment()[1:]...)
+	if unmarshaler, ok := instance.(caddyfile.Unmarshaler); ok {
+		if err := unmarshaler.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+			return wrapOnce(line, fmt.Errorf("invalid lock %s: %w", name, err))
 		}
-		return d.Errf("invalid lock %q: must be local, storage, off or a module in %s", h.Lock, strings.TrimSuffix(lockNamespace, "."))
+	} else if len(tokens) > 1 {
+		return line.Errf("invalid lock option %q: lock %s takes no options", tokens[min(2, len(tokens)-1)].Text, name)
 	}
-	tokens := append([]caddyfile.Token{name}, d.NextSegment()[1:]...)
-	instance := module.New()
-	unmarshaler, ok := instance.(caddyfile.Unmarshaler)
-	if !ok {
-		if len(tokens) > 1 {
-			return d.Errf("lock %s takes no options", h.Lock)
-		}
-		return nil
-	}
-	if err := unmarshaler.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
-		return err
-	}
-	h.LockOptions = caddyconfig.JSON(instance, nil)
+	h.LockRaw = caddyconfig.JSONModuleObject(instance, "module", name, nil)
 	return nil
 }
 
@@ -243,15 +290,21 @@ func methodArgs(d *caddyfile.Dispenser) []string {
 	methods := d.RemainingArgs()
 	for i, method := range methods {
 		methods[i] = strings.ToUpper(method)
+		if methods[i] == "OFF" {
+			methods[i] = ifMatchOff
+		}
 	}
 	return methods
 }
 
 // oneArg sets value to the only argument of an option.
 func oneArg(d *caddyfile.Dispenser, value *string) error {
-	if !d.AllArgs(value) {
-		return d.ArgErr()
+	option := d.Val()
+	arguments := d.RemainingArgs()
+	if len(arguments) != 1 {
+		return d.WrapErr(wrongArguments(option, arguments))
 	}
+	*value = arguments[0]
 	return nil
 }
 
@@ -267,18 +320,17 @@ func enumArg(d *caddyfile.Dispenser, value *string, allowed ...string) error {
 	return nil
 }
 
-// sizeArg is oneArg for a size, as in "8MiB".
-func sizeArg(d *caddyfile.Dispenser, bytes *int64) error {
+// sizeArg is oneArg for a size, as in "8MiB", of so many bytes or more.
+func sizeArg(d *caddyfile.Dispenser, bytes *int64, least uint64) error {
 	option := d.Val()
 	var text string
 	if err := oneArg(d, &text); err != nil {
 		return err
 	}
-	size, err := humanize.ParseBytes(text)
-	if err != nil || size == 0 || size > math.MaxInt64 {
-		return d.Errf("invalid %s %q: must be a size, such as 512KiB or 8MiB", option, text)
+	var err error
+	if *bytes, err = parseSize(option, text, least); err != nil {
+		return d.WrapErr(err)
 	}
-	*bytes = int64(size)
 	return nil
 }
 

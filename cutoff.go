@@ -10,7 +10,7 @@ import (
 // and as long as this, so that the backend's connection can be used again;
 // then the handler downstream is cut off.
 const (
-	drainBytes = 64 << 10
+	drainBytes = 1 << 20
 	drainTime  = 100 * time.Millisecond
 )
 

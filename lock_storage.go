@@ -17,7 +17,8 @@ func init() {
 // StorageLock locks resources in Caddy's storage, and so across all Caddys
 // that share it: files, or whatever storage module is configured. How long it
 // takes for the lock of a process that died to become free is up to the
-// storage.
+// storage. It has no shared locks: writes to one resource exclude each other,
+// with preconditions or without.
 type StorageLock struct {
 	storage certmagic.Locker
 }
@@ -25,7 +26,7 @@ type StorageLock struct {
 // CaddyModule returns the Caddy module information.
 func (StorageLock) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  lockNamespace + "storage",
+		ID:  lockNamespace + ".storage",
 		New: func() caddy.Module { return new(StorageLock) },
 	}
 }
@@ -36,23 +37,22 @@ func (l *StorageLock) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Lock implements Locker. The process's own lock comes first: it has its
-// waiters in order, and only one of them polls the storage.
-func (l *StorageLock) Lock(ctx context.Context, key string) error {
-	if err := processLocks.lock(ctx, key); err != nil {
-		return err
-	}
-	if err := l.storage.Lock(ctx, storageLockName(key)); err != nil {
-		processLocks.unlock(key)
-		return err
-	}
-	return nil
-}
+// storageQueue has this process's waiters for locks of a storage in order, so
+// that only one of them polls the storage.
+var storageQueue lockTable
 
-// Unlock implements Locker.
-func (l *StorageLock) Unlock(ctx context.Context, key string) error {
-	defer processLocks.unlock(key)
-	return l.storage.Unlock(ctx, storageLockName(key))
+// Lock implements Locker.
+func (l *StorageLock) Lock(ctx context.Context, key string) (Lock, error) {
+	queued, err := storageQueue.lock(ctx, key, false)
+	if err != nil {
+		return nil, err
+	}
+	name := storageLockName(key)
+	if err := l.storage.Lock(ctx, name); err != nil {
+		_ = queued.Unlock(ctx) // never fails
+		return nil, err
+	}
+	return &storageLock{storage: l.storage, name: name, queued: queued}, nil
 }
 
 // storageLockName is a name that any storage can take. The key itself would
@@ -62,8 +62,24 @@ func storageLockName(key string) string {
 	return "etag-" + hex.EncodeToString(sum[:])
 }
 
+// storageLock is a StorageLock that is held. It can't tell who waits for it in
+// other processes, nor whether it is lost.
+type storageLock struct {
+	storage certmagic.Locker
+	name    string
+	queued  Lock
+}
+
+func (l *storageLock) Unlock(ctx context.Context) error {
+	defer func() { _ = l.queued.Unlock(ctx) }() // never fails
+	return l.storage.Unlock(ctx, l.name)
+}
+
+func (l *storageLock) Lost() <-chan struct{} { return nil }
+
 // Interface guards
 var (
 	_ caddy.Provisioner = (*StorageLock)(nil)
 	_ Locker            = (*StorageLock)(nil)
+	_ Lock              = (*storageLock)(nil)
 )

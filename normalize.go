@@ -1,8 +1,11 @@
 package etag
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -10,12 +13,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/caddyetag/caddy-etag/internal/held"
+	"github.com/caddyetag/caddy-etag/internal/jcs"
 )
 
 // normalizer makes bodies that mean the same equal, for hashing only.
 type normalizer struct {
 	json     bool
-	ignored  *pointerTree // members that are left out, nil if there are none
+	ignored  *jcs.Pointers // members that are left out, nil if there are none
 	patterns []*regexp.Regexp
 }
 
@@ -28,8 +35,8 @@ func newNormalizer(json bool, pointers, patterns []string) (*normalizer, error) 
 	n := &normalizer{json: json || len(pointers) > 0}
 	if len(pointers) > 0 {
 		var err error
-		if n.ignored, err = parsePointers(pointers); err != nil {
-			return nil, err
+		if n.ignored, err = jcs.ParsePointers(pointers); err != nil {
+			return nil, fmt.Errorf("invalid ignore_json %w", err)
 		}
 	}
 	for _, pattern := range patterns {
@@ -43,6 +50,11 @@ func newNormalizer(json bool, pointers, patterns []string) (*normalizer, error) 
 		n.patterns = append(n.patterns, compiled)
 	}
 	return n, nil
+}
+
+// leavesOut reports whether parts of bodies may be left out.
+func (n *normalizer) leavesOut() bool {
+	return n != nil && (n.ignored != nil || len(n.patterns) > 0)
 }
 
 // form is how a body is looked at to be hashed.
@@ -98,48 +110,107 @@ func isText(mediaType string) bool {
 // processors: more would only take more memory.
 var normalizing = make(chan struct{}, runtime.GOMAXPROCS(0))
 
-var canonicalizers = sync.Pool{New: func() any { return new(canonicalizer) }}
+// errTooSlow means that a body has not had its turn to be normalized in time.
+var errTooSlow = errors.New("no processor was free in time to normalize the body")
+
+// takeTurn waits until a large body may be normalized, for as long as ctx, and
+// until a time if there is one. The turn goes back with endTurn.
+func takeTurn(ctx context.Context, until time.Time) error {
+	select {
+	case normalizing <- struct{}{}:
+		return nil
+	default:
+	}
+	if !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
+	select {
+	case normalizing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return errTooSlow
+	}
+}
+
+func endTurn() { <-normalizing }
 
 // digits returns the digits for the tag of a body in this form. A body that
 // is not what its Content-Type says, or is past a limit, is hashed as it is.
+// The only error is that of takeTurn.
 //
 // No two bodies that differ in more than the options say have one tag. Where
 // one is hashed as it is and the other canonically, the first is the canonical
 // form of the other. What patterns left out is not the end of a hash that any
 // body as it is has, see writePieces.
-func (n *normalizer) digits(body *heldBody, as form, algorithm *algorithm, length int) string {
-	if body.size > blockSize {
-		normalizing <- struct{}{}
-		defer func() { <-normalizing }()
+func (n *normalizer) digits(ctx context.Context, until time.Time, body *held.Body, as form, algorithm *algorithm, length int) (string, error) {
+	if body.Size() > held.BlockSize {
+		if err := takeTurn(ctx, until); err != nil {
+			return "", err
+		}
+		defer endTurn()
 	}
+	return n.normalize(body, as, algorithm, length), nil
+}
+
+func (n *normalizer) normalize(body *held.Body, as form, algorithm *algorithm, length int) string {
 	hash := algorithm.get()
 	defer algorithm.put(hash)
-	c := canonicalizers.Get().(*canonicalizer)
-	defer c.putBack()
+	if as == formJSON {
+		c := jcs.NewCanonicalizer()
+		defer c.Release()
+		if canonicalize(c, body, n.ignored) == nil {
+			if len(n.patterns) == 0 {
+				_, _ = c.WriteTo(hash) // never fails
+				return hash.digits(length)
+			}
+			return n.digitsOfText(c.Bytes(), hash, length)
+		}
+	}
+	if len(n.patterns) == 0 || as == formBytes {
+		hash.writeBody(body)
+		return hash.digits(length)
+	}
+	text, ok := body.Contiguous()
+	if !ok {
+		joined := joinPool.Get().(*bytes.Buffer)
+		defer putJoined(joined)
+		joined.Reset()
+		joined.Grow(int(body.Size()))
+		for piece := range body.Pieces() {
+			joined.Write(piece)
+		}
+		text = joined.Bytes()
+	}
+	return n.digitsOfText(text, hash, length)
+}
 
-	text, reader := body.contiguous()
-	if as == formJSON && c.run(text, reader, body.size, n.ignored) == nil {
-		if len(n.patterns) == 0 {
-			c.writeTo(hash)
-			return hash.digits(length)
-		}
-		text, reader = c.text(), nil
+func canonicalize(c *jcs.Canonicalizer, body *held.Body, ignored *jcs.Pointers) error {
+	if text, ok := body.Contiguous(); ok {
+		return c.Canonicalize(text, ignored)
 	}
-	if len(n.patterns) > 0 && as != formBytes {
-		if reader != nil {
-			text, reader = c.join(body), nil
-		}
-		if matches := n.matches(text); len(matches) > 0 {
-			writePieces(hash, text, matches)
-			return hash.invertedDigits(length)
-		}
+	return c.CanonicalizeFrom(body.NewReader(), body.Size(), ignored)
+}
+
+// digitsOfText returns the digits without what the patterns match.
+func (n *normalizer) digitsOfText(text []byte, hash *hasher, length int) string {
+	if matches := n.matches(text); len(matches) > 0 {
+		writePieces(hash, text, matches)
+		return hash.invertedDigits(length)
 	}
-	if reader == nil {
-		_, _ = hash.Write(text) // never fails
-	} else {
-		body.hash(hash)
-	}
+	_, _ = hash.Write(text) // never fails
 	return hash.digits(length)
+}
+
+// joinPool has buffers for bodies of which patterns need the whole in one piece.
+var joinPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// putJoined puts a buffer back, unless it is large.
+func putJoined(joined *bytes.Buffer) {
+	if joined.Cap() <= 1<<20 {
+		joinPool.Put(joined)
+	}
 }
 
 // maxMatches is how many matches a body may have. One with more is hashed as
@@ -159,16 +230,16 @@ func (n *normalizer) matches(text []byte) [][]int {
 	matches = slices.DeleteFunc(matches, func(m []int) bool { return m[0] == m[1] })
 	if len(n.patterns) > 1 {
 		slices.SortFunc(matches, func(a, b []int) int { return cmp.Compare(a[0], b[0]) })
-		matches = mergeOverlaps(matches)
 	}
-	return matches
+	return join(matches)
 }
 
-// mergeOverlaps makes one match of those that overlap.
-func mergeOverlaps(matches [][]int) [][]int {
+// join makes one match of those that overlap or touch: how many there are is
+// left out, too, as in a number that a pattern matches digit by digit.
+func join(matches [][]int) [][]int {
 	joined := matches[:0]
 	for _, m := range matches {
-		if last := len(joined) - 1; last >= 0 && m[0] < joined[last][1] {
+		if last := len(joined) - 1; last >= 0 && m[0] <= joined[last][1] {
 			joined[last][1] = max(joined[last][1], m[1])
 		} else {
 			joined = append(joined, m)
@@ -194,71 +265,4 @@ func writePieces(hash *hasher, text []byte, matches [][]int) {
 		end = m[1]
 	}
 	write(text[end:])
-}
-
-// pointerTree is a set of JSON Pointers (RFC 6901) by their reference tokens.
-type pointerTree struct {
-	children map[string]*pointerTree
-	any      *pointerTree // for the token *
-	ignored  bool         // a pointer ends here
-}
-
-// anyToken in a pointer stands for any one token.
-const anyToken = "*"
-
-// parsePointers returns the set of some pointers.
-func parsePointers(pointers []string) (*pointerTree, error) {
-	root := new(pointerTree)
-	for _, pointer := range pointers {
-		tokens, err := parsePointer(pointer)
-		if err != nil {
-			return nil, err
-		}
-		tree := root
-		for _, token := range tokens {
-			tree = tree.child(token)
-		}
-		tree.ignored = true
-	}
-	return root, nil
-}
-
-// child returns the subtree for a token, which it makes if need be.
-func (t *pointerTree) child(token string) *pointerTree {
-	if token == anyToken {
-		if t.any == nil {
-			t.any = new(pointerTree)
-		}
-		return t.any
-	}
-	if t.children == nil {
-		t.children = make(map[string]*pointerTree)
-	}
-	if t.children[token] == nil {
-		t.children[token] = new(pointerTree)
-	}
-	return t.children[token]
-}
-
-// parsePointer returns the reference tokens of a JSON Pointer (RFC 6901 §3).
-// That of the whole document is none that could be ignored.
-func parsePointer(pointer string) ([]string, error) {
-	if !strings.HasPrefix(pointer, "/") {
-		return nil, fmt.Errorf("invalid ignore_json %q: must be a JSON Pointer to a member, such as /generated_at or /items/*/views", pointer)
-	}
-	tokens := strings.Split(pointer[1:], "/")
-	for i, token := range tokens {
-		for j := strings.IndexByte(token, '~'); j >= 0; {
-			if j+1 == len(token) || token[j+1] != '0' && token[j+1] != '1' {
-				return nil, fmt.Errorf("invalid ignore_json %q: a ~ must be written as ~0 and a / in a name as ~1", pointer)
-			}
-			next := strings.IndexByte(token[j+1:], '~')
-			if next < 0 {
-				break
-			}
-			j += 1 + next
-		}
-		tokens[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
-	}
-	return tokens, nil
 }

@@ -42,20 +42,83 @@ func (t entityTag) strongMatch(o entityTag) bool {
 	return t.exists() && t.field == o.field && !t.weak()
 }
 
-// codingSuffixes are what an encoder in front of the handler adds to the
-// opaque part of a strong tag when it compresses the response: the names of
-// the codings that there are encoders for in Caddy.
-var codingSuffixes = []string{"-gzip", "-zstd", "-br"}
+// codings is a set of content codings, as bits in the order of codingSuffixes.
+type codings uint8
 
-// withoutCoding returns t without the suffix that an encoder added to it, or
-// t itself if it has none.
-func (t entityTag) withoutCoding() entityTag {
-	for _, suffix := range codingSuffixes {
-		if base, found := strings.CutSuffix(t.field, suffix+`"`); found {
-			return entityTag{base + `"`}
+const (
+	codingGzip codings = 1 << iota
+	codingZstd
+	codingBr
+
+	caddyCodings = codingGzip | codingZstd // which Caddy itself has encoders for
+	allCodings   = caddyCodings | codingBr
+)
+
+// codingSuffixes are what an encoder in front of the handler adds to the
+// opaque part of a strong tag when it compresses the response, with the quote
+// behind it.
+var codingSuffixes = [...]string{`-gzip"`, `-zstd"`, `-br"`}
+
+// maxSuffix is the length of the longest of them, without the quote.
+const maxSuffix = len("-gzip")
+
+// acceptedCodings returns the codings that a request accepts.
+func acceptedCodings(header http.Header) (accepted codings) {
+	var named, others codings // others: by "*", which is for what is not named
+	for _, line := range header["Accept-Encoding"] {
+		for member := range strings.SplitSeq(line, ",") {
+			name, weight, _ := strings.Cut(member, ";")
+			coding := codingNamed(trimOWS(name))
+			named |= coding
+			switch {
+			case noWeight(weight):
+			case trimOWS(name) == "*":
+				others = allCodings
+			default:
+				accepted |= coding
+			}
+		}
+	}
+	return accepted | others&^named
+}
+
+func codingNamed(name string) codings {
+	switch {
+	case strings.EqualFold(name, "gzip"), strings.EqualFold(name, "x-gzip"):
+		return codingGzip
+	case strings.EqualFold(name, "zstd"):
+		return codingZstd
+	case strings.EqualFold(name, "br"):
+		return codingBr
+	}
+	return 0
+}
+
+// noWeight reports whether a weight is q=0, which means "not acceptable" (RFC
+// 9110 §12.4.2).
+func noWeight(weight string) bool {
+	weight, found := strings.CutPrefix(strings.ToLower(trimOWS(weight)), "q=")
+	return found && strings.Trim(weight, "0.") == ""
+}
+
+// withoutCoding returns t without the suffix of one of some codings, or t
+// itself if it has none.
+func (t entityTag) withoutCoding(of codings) entityTag {
+	for i, suffix := range codingSuffixes {
+		if of&(1<<i) != 0 && strings.HasSuffix(t.field, suffix) {
+			return entityTag{t.field[:len(t.field)-len(suffix)] + `"`}
 		}
 	}
 	return t
+}
+
+// skip returns s without the white space at its start, and without commas
+// there if they are to go too.
+func skip(s string, commas bool) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t' || commas && s[0] == ',') {
+		s = s[1:]
+	}
+	return s
 }
 
 // isETagc reports whether c may stand between the quotes of an entity tag:
@@ -63,6 +126,14 @@ func (t entityTag) withoutCoding() entityTag {
 func isETagc(c byte) bool {
 	return c == 0x21 || c >= 0x23 && c != 0x7f
 }
+
+// etagc is isETagc, in a table for long lists.
+var etagc = func() (is [256]bool) {
+	for c := range is {
+		is[c] = isETagc(byte(c))
+	}
+	return is
+}()
 
 // scanEntityTag returns the entity tag at the start of s, and the rest of s.
 // If there is none, tag does not exist and rest is s.
@@ -74,7 +145,7 @@ func scanEntityTag(s string) (tag entityTag, rest string) {
 	if i >= len(s) || s[i] != '"' {
 		return entityTag{}, s
 	}
-	for i++; i < len(s) && isETagc(s[i]); i++ {
+	for i++; i < len(s) && etagc[s[i]]; i++ {
 	}
 	if i >= len(s) || s[i] != '"' {
 		return entityTag{}, s
@@ -133,12 +204,12 @@ func (f tagField) members() iter.Seq[entityTag] {
 	return func(yield func(entityTag) bool) {
 		for _, line := range f {
 			for {
-				line = strings.TrimLeft(line, " \t,")
+				line = skip(line, true)
 				if line == "" {
 					break
 				}
 				tag, rest := scanEntityTag(line)
-				rest = strings.TrimLeft(rest, " \t")
+				rest = skip(rest, false)
 				if rest != "" && rest[0] != ',' {
 					// no tag, or one with something behind it
 					tag = entityTag{}
@@ -163,6 +234,17 @@ type conditions struct {
 	ifNoneMatch       tagField
 	ifUnmodifiedSince time.Time // zero: absent or ignored
 	ifModifiedSince   time.Time // zero: absent or ignored
+
+	// accepted are the codings that the response to a read may have. A cache
+	// that is shared must not give its compressed entry, which it knows by a
+	// suffix, to a client that can't read it.
+	accepted codings
+}
+
+// hasConditions reports whether a request has preconditions.
+func hasConditions(header http.Header) bool {
+	return header["If-None-Match"] != nil || header["If-Match"] != nil ||
+		header["If-Modified-Since"] != nil || header["If-Unmodified-Since"] != nil
 }
 
 // parseConditions reads the preconditions of a request, whose header has
@@ -173,6 +255,7 @@ func parseConditions(header http.Header) conditions {
 		ifNoneMatch:       header["If-None-Match"],
 		ifUnmodifiedSince: parseDate(header["If-Unmodified-Since"]),
 		ifModifiedSince:   parseDate(header["If-Modified-Since"]),
+		accepted:          acceptedCodings(header),
 	}
 }
 
@@ -198,14 +281,31 @@ func parseDate(lines []string) time.Time {
 // the response that the request would have without them.
 type representation struct {
 	tag          entityTag
-	ours         bool // the tag is this module's, so an encoder's suffix may have been added to it
+	ours         bool // the tag is this module's
+	mayBeWeak    bool // ours may have been sent with a W/ before it
 	lastModified time.Time
 }
 
-// names reports whether a client that sends tag means the representation, in
-// the comparison that match does.
-func (rep representation) names(tag entityTag, match func(a, b entityTag) bool) bool {
-	return match(rep.tag, tag) || rep.ours && match(rep.tag, tag.withoutCoding())
+// listed reports whether a member of the field names the representation, in
+// the comparison that match does. An encoder that makes one of some codings may
+// have added its suffix to the tag on its way to the client; on a tag that is
+// not ours, only Caddy's own encoders are expected.
+func (rep representation) listed(field tagField, match func(a, b entityTag) bool, suffixes codings) bool {
+	if !rep.ours {
+		suffixes &= caddyCodings
+	}
+	// Most members of a long list differ in their length already, or don't end
+	// like the tag does.
+	length := len(rep.tag.opaque())
+	for tag := range field.members() {
+		switch more := len(tag.opaque()) - length; {
+		case more == 0 && match(rep.tag, tag):
+			return true
+		case more > 0 && more <= maxSuffix && match(rep.tag, tag.withoutCoding(suffixes)):
+			return true
+		}
+	}
+	return false
 }
 
 // verdict is what the preconditions of a request come to.
@@ -223,7 +323,7 @@ const (
 func (c conditions) evaluateRead(rep representation) verdict {
 	switch {
 	case !c.ifMatch.empty():
-		if !c.ifMatch.any() && !rep.listed(c.ifMatch, entityTag.strongMatch) {
+		if !c.ifMatch.any() && !rep.listed(c.ifMatch, entityTag.strongMatch, allCodings) {
 			return failed
 		}
 	case c.modifiedAfter(rep):
@@ -231,7 +331,7 @@ func (c conditions) evaluateRead(rep representation) verdict {
 	}
 	switch {
 	case !c.ifNoneMatch.empty():
-		if c.ifNoneMatch.any() || rep.listed(c.ifNoneMatch, entityTag.weakMatch) {
+		if c.ifNoneMatch.any() || rep.listed(c.ifNoneMatch, entityTag.weakMatch, c.accepted) {
 			return notModified
 		}
 	case !c.ifModifiedSince.IsZero() && !rep.lastModified.IsZero() && !rep.lastModified.After(c.ifModifiedSince):
@@ -240,20 +340,51 @@ func (c conditions) evaluateRead(rep representation) verdict {
 	return proceed
 }
 
+// grounds returns the precondition that a verdict of evaluateRead rests on.
+func (c conditions) grounds(v verdict) reason {
+	switch {
+	case v == failed && !c.ifMatch.empty():
+		return reasonIfMatch
+	case v == failed:
+		return reasonIfUnmodifiedSince
+	case v == notModified && !c.ifNoneMatch.empty():
+		return reasonIfNoneMatch
+	case v == notModified && !c.ifModifiedSince.IsZero():
+		return reasonIfModifiedSince
+	}
+	return ""
+}
+
+// spelling returns a tag that matches in the client's spelling, if that is one
+// with an encoder's suffix: a cache knows its entry by it (RFC 9111 §4.3.4). A
+// member that is the tag itself goes first.
+func (c conditions) spelling(rep representation) entityTag {
+	if rep.listed(c.ifNoneMatch, entityTag.weakMatch, 0) {
+		return rep.tag
+	}
+	suffixes := c.accepted
+	if !rep.ours {
+		suffixes &= caddyCodings
+	}
+	for tag := range c.ifNoneMatch.members() {
+		if rep.tag.weakMatch(tag.withoutCoding(suffixes)) {
+			return tag
+		}
+	}
+	return rep.tag
+}
+
+// isUnstable reports whether a response whose tag the client does not have
+// would have been a 304 by its date.
+func (c conditions) isUnstable(header http.Header) bool {
+	return !c.ifNoneMatch.empty() && !c.ifModifiedSince.IsZero() &&
+		c.ifModifiedSince.Equal(parseDate(header["Last-Modified"]))
+}
+
 // modifiedAfter reports whether If-Unmodified-Since is there and false. It is
 // ignored where the modification date is not known (RFC 9110 §13.1.4).
 func (c conditions) modifiedAfter(rep representation) bool {
 	return !c.ifUnmodifiedSince.IsZero() && !rep.lastModified.IsZero() && rep.lastModified.After(c.ifUnmodifiedSince)
-}
-
-// listed reports whether a member of the field names the representation.
-func (rep representation) listed(field tagField, match func(a, b entityTag) bool) bool {
-	for tag := range field.members() {
-		if rep.names(tag, match) {
-			return true
-		}
-	}
-	return false
 }
 
 // How If-Match on a write compares weak tags.
@@ -262,6 +393,8 @@ const (
 	weakReject = "reject" // RFC 9110's letter: a weak tag never matches
 	weakAccept = "accept" // opaque tags are always compared
 )
+
+var weakIfMatchWords = []string{weakAuto, weakReject, weakAccept}
 
 // guarded reports whether a write with this header carries a precondition. A
 // field that is empty or malformed counts: the client did mean to be careful.
@@ -274,42 +407,98 @@ func guarded(header http.Header) bool {
 	return false
 }
 
-// createOnly reports whether the write is to go through only if the resource
-// does not exist.
-func (c conditions) createOnly() bool {
-	return c.ifNoneMatch.any() && !c.ifMatch.present()
+// sayWhatIsReplaced reports whether the preconditions say which state a write
+// is to replace, or that there must be none. A date is too coarse for that, and
+// If-None-Match with tags says nothing of what is overwritten.
+func (c conditions) sayWhatIsReplaced() bool {
+	return c.ifMatch.present() || c.ifNoneMatch.any()
+}
+
+// needTag reports whether a write's preconditions can't be evaluated without
+// the tag of a resource that exists. One that If-None-Match: * refuses needs it
+// for its answer.
+func (c conditions) needTag() bool {
+	return !c.ifMatch.any() || c.ifNoneMatch.present()
 }
 
 // evaluateWrite evaluates the preconditions of a write to a resource that
-// exists, in the order of RFC 9110 §13.2.2. Unlike a read's, an If-Match that
-// is empty or malformed is false, and so is an If-None-Match that is empty or
-// has a malformed member: a client whose tag was undefined must not write,
-// and what a field forbids must be known.
-func (c conditions) evaluateWrite(rep representation, weak string) verdict {
+// exists, in the order of RFC 9110 §13.2.2, and returns why they are false, or
+// no reason if they hold. Unlike a read's, an If-Match that is empty or
+// malformed is false, and so is an If-None-Match that is empty or has a
+// malformed member: a client whose tag was undefined must not write, and what
+// a field forbids must be known.
+func (c conditions) evaluateWrite(rep representation, weak string) reason {
 	switch {
 	case c.ifMatch.present():
-		match := entityTag.strongMatch
-		if weak == weakAccept || weak == weakAuto && rep.tag.weak() {
-			// No client could ever hold a strong tag of a representation
-			// whose tag is weak.
-			match = entityTag.weakMatch
-		}
-		if !c.ifMatch.any() && !rep.listed(c.ifMatch, match) {
-			return failed
+		if why := c.evaluateIfMatch(rep, weak); why != "" {
+			return why
 		}
 	case c.modifiedAfter(rep):
-		return failed
+		return reasonStale
 	}
+	switch {
+	case !c.ifNoneMatch.present():
+		return ""
+	case c.ifNoneMatch.malformed():
+		return reasonMalformed
+	case c.ifNoneMatch.any(), rep.listed(c.ifNoneMatch, entityTag.weakMatch, allCodings):
+		return reasonExists
+	}
+	return ""
+}
 
-	if c.ifNoneMatch.present() {
-		if c.ifNoneMatch.empty() || c.ifNoneMatch.any() {
-			return failed
-		}
-		for tag := range c.ifNoneMatch.members() {
-			if !tag.exists() || rep.names(tag, entityTag.weakMatch) {
-				return failed
-			}
+// evaluateIfMatch evaluates the If-Match of a write.
+func (c conditions) evaluateIfMatch(rep representation, weak string) reason {
+	match := entityTag.strongMatch
+	switch {
+	case weak == weakAccept, weak == weakAuto && rep.tag.weak():
+		// No client could ever hold a strong tag of a representation whose
+		// tag is weak.
+		match = entityTag.weakMatch
+	case rep.ours && rep.mayBeWeak && !rep.tag.weak():
+		match = entityTag.weakMatch
+	}
+	switch {
+	case c.ifMatch.any(), rep.listed(c.ifMatch, match, allCodings):
+		return ""
+	case c.ifMatch.noTag():
+		return reasonMalformed
+	case !rep.tag.exists(), !match(rep.tag, rep.tag):
+		return reasonNoTag // or a weak one, which can't be named
+	}
+	return reasonStale
+}
+
+// evaluateCreate evaluates the preconditions of a write to a resource that
+// does not exist, apart from If-Match: every well-formed If-None-Match holds,
+// and If-Unmodified-Since is ignored (RFC 9110 §13.1.2, §13.1.4).
+func (c conditions) evaluateCreate() reason {
+	if c.ifNoneMatch.present() && c.ifNoneMatch.malformed() {
+		return reasonMalformed
+	}
+	return ""
+}
+
+// malformed reports whether the field is empty, or has a member that is no
+// tag.
+func (f tagField) malformed() bool {
+	if f.any() {
+		return false
+	}
+	for tag := range f.members() {
+		if !tag.exists() {
+			return true
 		}
 	}
-	return proceed
+	return f.noTag()
+}
+
+// noTag reports whether the field has no tag in it.
+func (f tagField) noTag() bool {
+	for tag := range f.members() {
+		if tag.exists() {
+			return false
+		}
+	}
+	return true
 }
