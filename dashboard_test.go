@@ -2,6 +2,7 @@ package etag
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,7 +29,9 @@ func dashboardQueries(t *testing.T) (queries []string) {
 		Panels []struct {
 			Title, Description string
 			Targets            []struct{ Expr string }
-			FieldConfig        struct{ Defaults struct{ Unit string } }
+			FieldConfig        struct {
+				Defaults struct{ Unit, NoValue string }
+			}
 		}
 		Templating struct{ List []struct{ Definition string } }
 	}
@@ -37,6 +40,7 @@ func dashboardQueries(t *testing.T) (queries []string) {
 		require.NotEmpty(t, panel.Title)
 		require.NotEmpty(t, panel.Description, panel.Title)
 		require.NotEmpty(t, panel.FieldConfig.Defaults.Unit, panel.Title)
+		require.NotEmpty(t, panel.FieldConfig.Defaults.NoValue, "%s, where there is no traffic", panel.Title)
 		require.NotEmpty(t, panel.Targets, panel.Title)
 		for _, target := range panel.Targets {
 			queries = append(queries, target.Expr)
@@ -63,7 +67,7 @@ func dashboardQueries(t *testing.T) (queries []string) {
 // for Grafana and Prometheus is one that a Caddy with the module offers, and
 // none that it offers is left out.
 func TestDashboardShowsWhatThereIs(t *testing.T) {
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	url := startCaddy(t, metricsSite(s.start(t)))
 	client := clientFor(t, "h1", nil)
 	do(t, client, http.MethodGet, url+"/doc", "")
@@ -71,7 +75,13 @@ func TestDashboardShowsWhatThereIs(t *testing.T) {
 	do(t, client, http.MethodPut, url+"/doc", "x", "If-Match", `"x"`)
 	do(t, client, http.MethodPatch, url+"/doc", "x")
 	do(t, client, http.MethodPut, url+"/doc", "x")
-	outcomes := []string{outcomeTagged, outcomeKept, outcomeNotModified, outcomeFailed, outcomeBypassed, outcomePassed, outcomeRequired, outcomeLockedOut}
+	outcomes := []string{outcomeTagged, outcomeKept, outcomeNotModified, outcomeFailed, outcomeBypassed, outcomePassed, outcomeRequired, outcomeLockedOut, outcomeTimedOut, outcomeError}
+	known := map[string][]string{"outcome": outcomes, "kind": {kindRead, kindWrite}, "reason": {""}}
+	for _, cases := range [][]provoked{provokedReads, provokedWrites} {
+		for _, p := range cases {
+			known["reason"] = append(known["reason"], string(p.reason))
+		}
+	}
 
 	offered := make(map[string]map[string]bool) // the labels of each series
 	for line := range strings.Lines(get(t, url+"/metrics").body) {
@@ -84,12 +94,12 @@ func TestDashboardShowsWhatThereIs(t *testing.T) {
 		}
 		for _, label := range matcherInQuery.FindAllStringSubmatch(line, -1) {
 			offered[name][label[1]] = true
-			if label[1] == "outcome" {
-				require.Contains(t, outcomes, label[2])
+			if words, ok := known[label[1]]; ok {
+				require.Contains(t, words, label[2])
 			}
 		}
 	}
-	require.Len(t, offered, 6)
+	require.Len(t, offered, 7)
 
 	shown := make(map[string]bool)
 	queries := dashboardQueries(t)
@@ -106,9 +116,9 @@ func TestDashboardShowsWhatThereIs(t *testing.T) {
 		var labels []string
 		for _, matcher := range matcherInQuery.FindAllStringSubmatch(query, -1) {
 			labels = append(labels, matcher[1])
-			if matcher[1] == "outcome" {
-				for outcome := range strings.SplitSeq(matcher[2], "|") {
-					require.Contains(t, outcomes, outcome, query)
+			if words, ok := known[matcher[1]]; ok {
+				for word := range strings.SplitSeq(matcher[2], "|") {
+					require.Contains(t, words, word, query)
 				}
 			}
 		}

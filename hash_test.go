@@ -1,25 +1,10 @@
 package etag
 
 import (
-	"io"
-	"net/http"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
-
-// pattern returns n bytes that are easy to make elsewhere: byte i is i mod 251.
-func pattern(n int) string {
-	bytes := make([]byte, n)
-	for i := range bytes {
-		bytes[i] = byte(i % 251)
-	}
-	return string(bytes)
-}
 
 // vectors are digests that were made with other programs than this one:
 // Python's hashlib, a BLAKE3 written after its specification, and the XXH3 of
@@ -34,36 +19,6 @@ var vectors = []struct{ algorithm, body, digest string }{
 	{"xxh3", "", "99aa06d3014798d86001c324468d497f"},
 	{"xxh3", "hello", "b5e9c1ad071b3e7fc779cfaa5e523818"},
 	{"xxh3", pattern(100_000), "54182c58bbb1337c42c23aeead96750d"},
-}
-
-// writing returns a handler that writes a body in pieces of a size.
-func writing(body string, size int) caddyhttp.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		w.WriteHeader(http.StatusOK)
-		for piece := range slices.Chunk([]byte(body), size) {
-			if _, err := w.Write(piece); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-// reading returns a handler that lets a body be read from it.
-func reading(body string) caddyhttp.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		w.WriteHeader(http.StatusOK)
-		_, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader(body))
-		return err
-	}
-}
-
-// tagOfBody is the tag that a handler gives a response.
-func tagOfBody(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) string {
-	t.Helper()
-	rec, err := serve(h, next, http.MethodGet)
-	require.NoError(t, err)
-	return rec.Header().Get("ETag")
 }
 
 // TestTagsAreTheDigestsOfOtherPrograms, at every length, and however the body

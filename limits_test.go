@@ -1,23 +1,24 @@
 package etag
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddyetag/caddy-etag/internal/held"
 )
 
 // halfway is a backend that writes the first half of its body, and the second
@@ -111,7 +112,7 @@ func TestMaxDelayWhileTheBodyIsReadFromAReader(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, firstHalf+secondHalf, flushed.Body.String())
 	require.Empty(t, flushed.Header().Get("ETag"))
-	require.Zero(t, h.budget.held.Load())
+	require.Zero(t, h.budget.Held())
 }
 
 // flushRecorder tells what has been written when it is flushed first.
@@ -137,7 +138,9 @@ func TestNoMaxDelay(t *testing.T) {
 // that is lost or doubled.
 func TestDelayAndEndOfABodyMeet(t *testing.T) {
 	const delay = 100 * time.Microsecond
-	h := newHandler(t, Handler{MaxDelay: caddy.Duration(delay)})
+	h := newHandler(t, Handler{})
+	h.timers = held.NewTimers(delay) // less than the option can be
+	t.Cleanup(h.timers.Cleanup)
 	for range 2000 {
 		w := httptest.NewRecorder()
 		err := h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
@@ -151,15 +154,15 @@ func TestDelayAndEndOfABodyMeet(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, firstHalf+secondHalf, w.Body.String())
 		require.Equal(t, "1", w.Header().Get("X-Sum"))
-		require.Zero(t, h.budget.held.Load())
+		require.Zero(t, h.budget.Held())
 	}
 }
 
 // TestMaxMemoryIsForAllBodiesOfAHandler: a body for which there is no more
 // memory passes, and the memory is there again when the other is done.
 func TestMaxMemoryIsForAllBodiesOfAHandler(t *testing.T) {
-	h := newHandler(t, Handler{MaxMemory: 2 * blockSize})
-	body := strings.Repeat("x", 2*blockSize)
+	h := newHandler(t, Handler{MaxMemory: 2 * held.BlockSize})
+	body := strings.Repeat("x", 2*held.BlockSize)
 	w, err := serve(h, func(w http.ResponseWriter, _ *http.Request) error {
 		_, _ = io.WriteString(w, body) // takes all there is
 
@@ -168,15 +171,15 @@ func TestMaxMemoryIsForAllBodiesOfAHandler(t *testing.T) {
 			_, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader("body"))
 			return err
 		}, http.MethodGet)
-		require.NoError(t, err)
-		require.Equal(t, "other body", other.Body.String())
-		require.Empty(t, other.Header().Get("ETag"))
-		require.EqualValues(t, 2*blockSize, h.budget.held.Load())
+		assert.NoError(t, err)
+		assert.Equal(t, "other body", other.Body.String())
+		assert.Empty(t, other.Header().Get("ETag"))
+		assert.EqualValues(t, 2*held.BlockSize, h.budget.Held())
 		return nil
 	}, http.MethodGet)
 	require.NoError(t, err)
 	require.Equal(t, tagFor(body), w.Header().Get("ETag"))
-	require.Zero(t, h.budget.held.Load())
+	require.Zero(t, h.budget.Held())
 
 	// one byte more than fits
 	w, err = serve(h, func(w http.ResponseWriter, _ *http.Request) error {
@@ -186,7 +189,7 @@ func TestMaxMemoryIsForAllBodiesOfAHandler(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, body+"x", w.Body.String())
 	require.Empty(t, w.Header().Get("ETag"))
-	require.Zero(t, h.budget.held.Load())
+	require.Zero(t, h.budget.Held())
 }
 
 // TestMemoryIsGivenBackOnEveryWayOut counts what is held after each way in
@@ -217,7 +220,7 @@ func TestMemoryIsGivenBackOnEveryWayOut(t *testing.T) {
 				defer func() { _ = recover() }()
 				_, _ = serve(h, next, http.MethodGet, fields...)
 			}()
-			require.Zero(t, h.budget.held.Load(), name)
+			require.Zero(t, h.budget.Held(), name)
 		}
 	}
 }
@@ -226,13 +229,13 @@ func TestMemoryIsGivenBackOnEveryWayOut(t *testing.T) {
 // and a block.
 func TestHeldMemoryIsHardlyMoreThanTheBodies(t *testing.T) {
 	h := newHandler(t, Handler{})
-	for _, size := range []int{1, 1 << 10, blockSize, blockSize + 1, 1 << 20, 8 << 20} {
+	for _, size := range []int{1, 1 << 10, held.BlockSize, held.BlockSize + 1, 1 << 20, 8 << 20} {
 		for _, piece := range []int{100, 32 << 10, size} {
 			_, err := serve(h, func(w http.ResponseWriter, _ *http.Request) error {
 				for written := 0; written < size; written += piece {
 					_, _ = w.Write(make([]byte, min(piece, size-written)))
 				}
-				require.LessOrEqual(t, h.budget.held.Load(), int64(float64(size)*1.1+blockSize))
+				assert.LessOrEqual(t, h.budget.Held(), int64(float64(size)*1.1+held.BlockSize))
 				return nil
 			}, http.MethodGet)
 			require.NoError(t, err)
@@ -240,163 +243,79 @@ func TestHeldMemoryIsHardlyMoreThanTheBodies(t *testing.T) {
 	}
 }
 
-func TestTagOfAnOversizeBodyInATrailer(t *testing.T) {
-	body := strings.Repeat("large ", 100_000)
-	for name, backend := range map[string]http.HandlerFunc{
-		"chunked": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("ETag", "invalid")
-			_, _ = io.WriteString(w, body)
-		},
-		"Content-Length": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-			_, _ = io.WriteString(w, body)
-		},
-		"own trailer": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Trailer", "X-Sum")
-			_, _ = io.WriteString(w, body)
-			w.Header().Set("X-Sum", "1")
-		},
-	} {
-		url := startCaddy(t, "encode gzip\netag {\nmax_size 100KiB\noversize trailer\n}\nreverse_proxy "+startUpstream(t, backend))
-		for _, protocol := range []string{"h1", "h2c"} {
-			t.Run(name+" "+protocol, func(t *testing.T) {
-				client := clientFor(t, protocol, nil)
-				res := do(t, client, "GET", url, "", "TE", "trailers")
-				require.NoError(t, res.err)
-				require.Equal(t, body, res.body)
-				require.Equal(t, tagFor(body), res.trailer.Get("ETag"))
-				require.Empty(t, res.tag())
-				if name == "own trailer" {
-					require.Equal(t, "1", res.trailer.Get("X-Sum"))
-				}
-
-				// encode adds no suffix to a trailer
-				res = do(t, client, "GET", url, "", "TE", "trailers", "Accept-Encoding", "gzip")
-				require.NoError(t, res.err)
-				require.Equal(t, "W/"+tagFor(body), res.trailer.Get("ETag"))
-
-				res = do(t, client, "GET", url, "")
-				require.Equal(t, body, res.body)
-				require.NotContains(t, res.trailer, "Etag", "the client takes no trailers")
-			})
-		}
-	}
-}
-
-func TestNoTrailerForABodyThatBreaksOff(t *testing.T) {
-	for _, length := range []string{"", "200000"} {
-		upstream := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
-			if length != "" {
-				w.Header().Set("Content-Length", length)
-			}
-			_, _ = w.Write(make([]byte, 150_000))
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		})
-		url := startCaddy(t, "etag {\nmax_size 100KiB\noversize trailer\n}\nreverse_proxy "+upstream)
-		res, err := try(clientFor(t, "h1", nil), "GET", url, "", "TE", "trailers")
-		if err == nil {
-			require.Error(t, res.err)
-			require.Empty(t, res.trailer.Get("ETag"))
-		}
-	}
-}
-
-// TestDyingBackends has a backend die at every tenth of a body, a thousand
-// times in all, and counts the answers that a client could take for whole.
-func TestDyingBackends(t *testing.T) {
-	body := bytes.Repeat([]byte("0123456789"), 1000)
-	upstream := startUpstream(t, func(w http.ResponseWriter, r *http.Request) {
-		at, _ := strconv.Atoi(r.Header.Get("X-Die-At"))
-		if r.Header.Get("X-Length") != "" {
-			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-		}
-		_, _ = w.Write(body[:len(body)*at/10])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	})
-	before := runtime.NumGoroutine()
-	url := startCaddy(t, "etag {\nmax_size 8KB\n}\nreverse_proxy "+upstream)
-	var wrong int
-	for i := range 1000 {
-		fields := []string{"X-Die-At", strconv.Itoa(i % 10), "If-None-Match", tagFor(string(body[:len(body)*(i%10)/10]))}
-		if i%20 < 10 {
-			fields = append(fields, "X-Length", "yes")
-		}
-		client := clientFor(t, []string{"h1", "h2c"}[i/20%2], nil)
-		res, err := try(client, "GET", url, "", fields...)
-		client.CloseIdleConnections()
-		if err == nil && (res.err == nil && res.status < 500 || res.tag() != "") {
-			t.Logf("request %d: status %d, tag %q, %d bytes", i, res.status, res.tag(), len(res.body))
-			wrong++
-		}
-	}
-	require.Zero(t, wrong)
-	stopCaddy()
-	noMoreGoroutines(t, before+2, http.DefaultClient)
-}
-
-// TestDelayThatIsCalledOffDoesNothing, even if it is about to: downstream is
-// putting trailers into the header.
+// TestDelayThatIsCalledOffDoesNothing, even if it is about to.
 func TestDelayThatIsCalledOffDoesNothing(t *testing.T) {
 	rec := httptest.NewRecorder()
-	rw := newResponseWriter(newHandler(t, Handler{}), rec, httptest.NewRequest(http.MethodGet, "/", nil))
+	rw := newRead(newHandler(t, Handler{}), rec, httptest.NewRequest(http.MethodGet, "/", nil))
 	defer rw.release()
-	rw.Header().Set("Content-Length", "1")
 	_, err := io.WriteString(rw, "x")
 	require.NoError(t, err)
-	require.True(t, rw.delayed)
-	rw.Header().Set("X-Late", "1")
-	require.False(t, rw.delayed)
-	rw.heldTooLong()
+	require.True(t, rw.timed)
+	rw.undisturbed(func() {})
+	require.False(t, rw.timed)
+	rw.Expire()
 	require.Equal(t, stateHolding, rw.state)
 	require.NoError(t, rw.finish(nil))
 	require.Equal(t, tagFor("x"), rec.Header().Get("ETag"))
 }
 
-// TestDelaysAreAQueue: each is called when it is due, in order, and one that
-// was stopped is not, wherever in the queue it stood.
-func TestDelaysAreAQueue(t *testing.T) {
+// TestHandlerIsCleanedUpWhileAResponseWaits, which is passed on in time.
+func TestHandlerIsCleanedUpWhileAResponseWaits(t *testing.T) {
 	h := newHandler(t, Handler{MaxDelay: caddy.Duration(20 * time.Millisecond)})
-	responses := make([]*responseWriter, 6)
-	for i := range responses {
-		responses[i] = newResponseWriter(h, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
-		_, err := io.WriteString(responses[i], "x")
-		require.NoError(t, err)
-		time.Sleep(5 * time.Millisecond / time.Duration(len(responses))) // so that not all are due at one time
-	}
-	for _, i := range []int{2, 0, 5} {
-		responses[i].release()
-	}
-	for _, i := range []int{1, 3, 4} {
-		eventually(t, func() bool {
-			responses[i].mu.Lock()
-			defer responses[i].mu.Unlock()
-			return responses[i].state == statePassing
-		})
-	}
-	for _, i := range []int{2, 0, 5} {
-		require.Equal(t, stateAnswered, responses[i].state)
-	}
-	require.Nil(t, h.delays.first)
-	require.Nil(t, h.delays.last)
-
-	// it goes on after a time with nothing in it
-	eventually(t, func() bool {
-		h.delays.mu.Lock()
-		defer h.delays.mu.Unlock()
-		return !h.delays.armed
-	})
-	rw := newResponseWriter(h, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
-	defer rw.release()
-	_, err := io.WriteString(rw, "x")
+	rd := newRead(h, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	defer rd.release()
+	_, err := io.WriteString(rd, "x")
 	require.NoError(t, err)
-	require.NoError(t, h.Cleanup(), "which leaves the one that waits")
+	require.NoError(t, h.Cleanup())
 	eventually(t, func() bool {
-		rw.mu.Lock()
-		defer rw.mu.Unlock()
-		return rw.state == statePassing
+		rd.mu.Lock()
+		defer rd.mu.Unlock()
+		return rd.state == statePassing
 	})
 	require.NoError(t, h.Cleanup())
 	require.NoError(t, new(Handler).Cleanup(), "of one that was never provisioned")
+}
+
+// TestMaxSizeIsTheLargestBodyThatIsHeld: one more byte, and it is passed on
+// complete, untagged, whether the length is known or not.
+func TestMaxSizeIsTheLargestBodyThatIsHeld(t *testing.T) {
+	for _, limit := range []int{1, 100, 32<<10 - 16, 32 << 10, 100_000} {
+		h := newHandler(t, Handler{MaxSize: int64(limit)})
+		for _, size := range []int{limit - 1, limit, limit + 1, 2*limit + 1} {
+			body := pattern(size)
+			for way, next := range map[string]caddyhttp.HandlerFunc{
+				"at once": writing(body, size+1), "in pieces": writing(body, 77), "read": reading(body),
+			} {
+				for _, length := range []string{"", fmt.Sprint(size)} {
+					rec, err := serve(h, func(w http.ResponseWriter, r *http.Request) error {
+						if length != "" {
+							w.Header().Set("Content-Length", length)
+						}
+						return next(w, r)
+					}, http.MethodGet)
+					require.NoError(t, err)
+					require.Equal(t, body, rec.Body.String(), "%d bytes of %d, %s", size, limit, way)
+					tag := ""
+					if size <= limit {
+						tag = tagFor(body)
+					}
+					require.Equal(t, tag, rec.Header().Get("ETag"), "%d bytes of %d, %s", size, limit, way)
+				}
+			}
+		}
+	}
+}
+
+// TestHeadOfABodyPastTheLimitIsThatOfTheGet which has no tag either.
+func TestHeadOfABodyPastTheLimitIsThatOfTheGet(t *testing.T) {
+	h := newHandler(t, Handler{MaxSize: 100})
+	for _, next := range []caddyhttp.HandlerFunc{writing(pattern(101), 10), reading(pattern(101))} {
+		full, err := serve(h, next, http.MethodGet)
+		require.NoError(t, err)
+		head, err := serve(h, next, http.MethodHead)
+		require.NoError(t, err)
+		require.Empty(t, head.Body.String())
+		require.Equal(t, full.Result().Header, head.Result().Header)
+		require.Equal(t, "application/octet-stream", head.Header().Get("Content-Type"), "net/http sees no body to tell by")
+	}
 }

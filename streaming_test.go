@@ -74,6 +74,9 @@ func startStalling(t *testing.T, options string, responses []stalledResponse, st
 		w.WriteHeader(response.status)
 		_, _ = io.WriteString(w, response.first)
 		_ = http.NewResponseController(w).Flush()
+		if r.Method == http.MethodHead {
+			return
+		}
 		select {
 		case <-s.goOn:
 			_, _ = io.WriteString(w, response.rest)
@@ -122,19 +125,20 @@ func (s *stalling) checkStreamed(t *testing.T, client *http.Client, response sta
 	s.goOn <- struct{}{}
 	rest, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
-	require.True(t, response.rest == string(rest), "the rest is not what was sent")
+	require.Equal(t, response.rest, string(rest), "the rest is not what was sent")
 }
 
-// TestHeadOfAStreamEnds with the header that a GET has, though the stream
-// doesn't end, and the backend is told that nobody listens.
-func TestHeadOfAStreamEnds(t *testing.T) {
+// TestHeadOfAStream has the header that a GET has.
+func TestHeadOfAStream(t *testing.T) {
 	responses := streamedResponses()
 	s := startStalling(t, streamedOptions, responses, startCaddy)
 	client := clientFor(t, "h1", nil)
 	for _, response := range responses {
 		t.Run(response.name, func(t *testing.T) {
 			head := do(t, client, http.MethodHead, s.url+s.paths[response.name], "")
-			<-s.gone
+			if response.name == "body past the limit" {
+				<-s.gone // the GET that followed it
+			}
 			s.goOn <- struct{}{}
 			full := do(t, client, http.MethodGet, s.url+s.paths[response.name], "")
 			require.Equal(t, response.status, head.status)
@@ -160,11 +164,15 @@ func TestKeptTagIsComparedWhenTheHeaderComes(t *testing.T) {
 					res := do(t, client, method, s.url+path, "", "If-None-Match", `W/"own"`)
 					require.NoError(t, res.err)
 					require.Equal(t, 304, res.status)
-					<-s.gone
+					if method == http.MethodGet {
+						<-s.gone
+					}
 					res = do(t, client, method, s.url+path, "", "If-Match", `"x"`)
 					require.NoError(t, res.err)
 					require.Equal(t, 412, res.status)
-					<-s.gone
+					if method == http.MethodGet {
+						<-s.gone
+					}
 				}
 			})
 		}
@@ -211,9 +219,9 @@ func TestShortBodyThatNobodyGetsIsDrained(t *testing.T) {
 		require.Equal(t, 304, rec.Code)
 		return cut
 	}
-	require.True(t, cutOff("65537"))
+	require.True(t, cutOff("1048577"))
 	// a machine that stands still may let the time for it run out
-	eventually(t, func() bool { return !cutOff("65536") })
+	eventually(t, func() bool { return !cutOff("1048576") })
 }
 
 // TestFlushIsNoSignOfAStream: reverse_proxy flushes after every write where
@@ -232,7 +240,6 @@ func TestNoSignOfAStream(t *testing.T) {
 	for _, fields := range [][]string{
 		{"Content-Type", "text/event-streams"},
 		{"Content-Type", "application/x-grpc"},
-		{"Content-Type", "multipart/mixed"},
 		{"X-Accel-Buffering", "yes"},
 		{"Incremental", "?0"},
 		{"Cache-Control", "max-age=1, private"},

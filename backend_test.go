@@ -1,9 +1,12 @@
 package etag
 
 import (
+	"bytes"
 	"cmp"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +15,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+// This file has backends, and what they answer with.
+
+// startUpstream runs a backend until the end of the test, and returns its
+// address.
+func startUpstream(tb testing.TB, handler http.HandlerFunc) string {
+	tb.Helper()
+	srv := httptest.NewServer(handler)
+	tb.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://")
+}
 
 // store is a backend that keeps documents by path and knows nothing of ETags.
 // It notes every request that reaches it.
@@ -31,13 +45,6 @@ type store struct {
 	delay func() time.Duration
 	// transform is what becomes of a document on its way in.
 	transform func(doc string) string
-}
-
-func newStore(docs map[string]string) *store {
-	if docs == nil {
-		docs = make(map[string]string)
-	}
-	return &store{docs: docs}
 }
 
 // start runs the store until the end of the test, and returns its address.
@@ -143,4 +150,52 @@ func (s *store) changes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.writes
+}
+
+func newStore(docs map[string]string) *store {
+	if docs == nil {
+		docs = make(map[string]string)
+	}
+	return &store{docs: docs}
+}
+
+// startStore runs a store with a guarded site in front.
+func startStore(tb testing.TB, options string, docs map[string]string) (s *store, url string, client *http.Client) {
+	tb.Helper()
+	s = newStore(docs)
+	url = startCaddy(tb, "etag {\n"+options+"\n}\nreverse_proxy "+s.start(tb))
+	return s, url, clientFor(tb, "h1", nil)
+}
+
+// oneDoc is what most tests store; oneTag is its tag.
+var oneDoc = map[string]string{"/doc": "one"}
+
+const oneTag = `"7692c3ad3540bb803c020b3aee66cd88"`
+
+// longText is more than encode's minimum_length.
+var longText = strings.Repeat("some text to compress. ", 100)
+
+// pattern returns n bytes that are easy to make elsewhere: byte i is i mod 251.
+func pattern(n int) string {
+	bytes := make([]byte, n)
+	for i := range bytes {
+		bytes[i] = byte(i % 251)
+	}
+	return string(bytes)
+}
+
+// jsonDocument is a list of about this size, as an API would send it, with
+// members in an order that is not the canonical one.
+func jsonDocument(size int) []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"items": [`)
+	for i := 0; b.Len() < size-200; i++ {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, `{"name": "Espresso cup %d", "id": %d, "price": %d.5, "tags": ["kitchen", "caf\u00e9", "a \"b\""], `+
+			`"active": true, "stock": {"oslo": %d, "bergen": null}}`, i, i, i%100, i%7)
+	}
+	b.WriteString(`], "total": 17}`)
+	return b.Bytes()
 }
