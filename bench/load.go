@@ -3,58 +3,151 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/textproto"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-go/quic-go/http3"
 )
 
 // load is one request that is sent over and over.
 type load struct {
 	address, path string
-	tag           string // for If-None-Match, if there is one
+	tag           string   // for If-None-Match, if there is one
+	protocol      string   // h1 if empty, else h2 or h3, over TLS
+	connections   int      // as many as the flag says if 0
+	write         bool     // a PUT with If-Match: *
+	servers       []server // whose processor time counts, the first one apart
 }
 
-// run sends the request from all clients for a round, and returns how many
-// were answered in a second. A client knows no more of HTTP/1.1 than it needs,
-// so that it takes little from the processors that the server runs on.
-func (l load) run() float64 {
-	want := "200"
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n", l.path, l.address)
-	if l.tag != "" {
-		want = "304"
-		request += "If-None-Match: " + l.tag + "\r\n"
-	}
-	request += "\r\n"
+// measured is what a round of a load has come to.
+type measured struct {
+	rate   float64 // requests a second
+	server float64 // processor time of the first server for a request, in µs
+	total  float64 // that of all servers and of the client
+}
 
+// run sends the request from all clients for a round.
+func (l load) run() measured {
 	var answered atomic.Int64
+	clients := make([]func() error, cmp.Or(l.connections, *connections))
+	for i := range clients {
+		var done func()
+		clients[i], done = l.client()
+		defer done()
+		check(clients[i]()) // connects
+	}
+
 	ctx, stop := context.WithTimeout(context.Background(), *round)
 	defer stop()
+	before := l.processorTimes()
 	start := time.Now()
 	var wg sync.WaitGroup
-	for range *connections {
+	for _, ask := range clients {
 		wg.Go(func() {
-			conn, err := net.Dial("tcp", l.address)
-			check(err)
-			defer conn.Close()
-			r := bufio.NewReaderSize(conn, 64<<10)
 			for ctx.Err() == nil {
-				_, err := io.WriteString(conn, request)
-				check(err)
-				check(readResponse(r, want))
+				check(ask())
 				answered.Add(1)
 			}
 		})
 	}
 	wg.Wait()
-	return float64(answered.Load()) / time.Since(start).Seconds()
+	elapsed := time.Since(start)
+	m := measured{rate: float64(answered.Load()) / elapsed.Seconds()}
+	for i, after := range l.processorTimes() {
+		perRequest := float64((after - before[i]).Nanoseconds()) / 1000 / float64(answered.Load())
+		m.total += perRequest
+		if i == 0 {
+			m.server = perRequest
+		}
+	}
+	return m
+}
+
+// processorTimes are those of the servers and, at last, of this process.
+func (l load) processorTimes() []time.Duration {
+	times := make([]time.Duration, 0, len(l.servers)+1)
+	for _, s := range l.servers {
+		times = append(times, processorTime(s.cmd.Process.Pid))
+	}
+	return append(times, processorTime(os.Getpid()))
+}
+
+func (l load) want() string {
+	switch {
+	case l.write:
+		return "204"
+	case l.tag != "":
+		return "304"
+	}
+	return "200"
+}
+
+// client returns a client with a connection of its own.
+func (l load) client() (ask func() error, done func()) {
+	if l.protocol == "" {
+		return l.plainClient()
+	}
+	tlsConfig := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	var transport http.RoundTripper
+	if l.protocol == "h3" {
+		h3 := &http3.Transport{TLSClientConfig: tlsConfig}
+		transport, done = h3, func() { _ = h3.Close() }
+	} else {
+		h2 := &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true}
+		transport, done = h2, h2.CloseIdleConnections
+	}
+	request, err := http.NewRequest(http.MethodGet, "https://"+l.address+l.path, nil)
+	check(err)
+	if l.tag != "" {
+		request.Header.Set("If-None-Match", l.tag)
+	}
+	buffer := make([]byte, 64<<10)
+	return func() error {
+		res, err := transport.RoundTrip(request)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if status := strconv.Itoa(res.StatusCode); status != l.want() {
+			return fmt.Errorf("got status %s, want %s", status, l.want())
+		}
+		_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, res.Body, buffer)
+		return err
+	}, done
+}
+
+// plainClient knows no more of HTTP/1.1 than it needs, so that it takes little
+// from the processors that the server runs on.
+func (l load) plainClient() (ask func() error, done func()) {
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n", l.path, l.address)
+	if l.write {
+		request = fmt.Sprintf("PUT %s HTTP/1.1\r\nHost: %s\r\nIf-Match: *\r\nContent-Length: 0\r\n", l.path, l.address)
+	}
+	if l.tag != "" {
+		request += "If-None-Match: " + l.tag + "\r\n"
+	}
+	request += "\r\n"
+	conn, err := net.Dial("tcp", l.address)
+	check(err)
+	r := bufio.NewReaderSize(conn, 64<<10)
+	return func() error {
+		if _, err := io.WriteString(conn, request); err != nil {
+			return err
+		}
+		return readResponse(r, l.want())
+	}, func() { conn.Close() }
 }
 
 // readResponse reads a response with this status to its end.
@@ -87,7 +180,7 @@ func readResponse(r *bufio.Reader, want string) error {
 			chunked = true
 		}
 	}
-	if want == "304" {
+	if want == "304" || want == "204" {
 		return nil
 	}
 	if !chunked {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -100,7 +102,10 @@ func runRole(role string) {
 	case "caddy":
 		caddycmd.Main()
 	case "upstream":
-		log.Fatal(http.ListenAndServe(address, upstream()))
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetUnencryptedHTTP2(true)
+		log.Fatal((&http.Server{Addr: address, Handler: upstream(), Protocols: protocols}).ListenAndServe())
 	case "go-http-utils":
 		handler := upstream()
 		if os.Getenv(etagVar) == "on" {
@@ -147,6 +152,19 @@ func upstream() http.Handler {
 		binary.BigEndian.PutUint64(mark[:], count.Add(1))
 		sendBody(w, bodies[r.PathValue("size")], mark[:])
 	})
+	for kind, mark := range map[string]func() uint64{
+		"repeating": func() uint64 { return 0 },
+		"unique":    func() uint64 { return count.Add(1) },
+	} {
+		mux.HandleFunc("GET /"+kind+"-json", func(w http.ResponseWriter, _ *http.Request) {
+			document := fmt.Sprintf(`{"version":%d,"items":[%s0]}`, mark(), jsonItems)
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", strconv.Itoa(len(document)))
+			_, _ = io.WriteString(w, document)
+		})
+	}
+	mux.HandleFunc("GET /write", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "document") })
+	mux.HandleFunc("PUT /write", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprint(w, "data: first\n\n")
@@ -155,6 +173,9 @@ func upstream() http.Handler {
 	})
 	return mux
 }
+
+// jsonItems are those of a document of about 64 KiB.
+var jsonItems = strings.Repeat(`{"name":"a product","price":12.50,"tags":["one","two"],"id":1234567},`, 900)
 
 // sendBody sends a body, with a mark in the place of its first bytes.
 func sendBody(w http.ResponseWriter, body, mark []byte) {
