@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -30,6 +31,7 @@ type document struct {
 type documents struct {
 	mu   sync.Mutex
 	byID map[string]document
+	made int // ids that were given to new documents
 }
 
 // newDocuments returns the API with these documents.
@@ -41,7 +43,9 @@ func newDocuments(initial ...document) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/documents", d.list)
 	mux.HandleFunc("GET /api/documents/{id}", d.read)
+	mux.HandleFunc("POST /api/documents", d.add)
 	mux.HandleFunc("PUT /api/documents/{id}", d.replace)
+	mux.HandleFunc("PATCH /api/documents/{id}", d.change)
 	mux.HandleFunc("DELETE /api/documents/{id}", d.remove)
 	return mux
 }
@@ -111,6 +115,56 @@ func (d *documents) replace(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusCreated
 	}
 	sendJSON(w, status, doc)
+}
+
+// add makes a document of an id that the server chooses.
+func (d *documents) add(w http.ResponseWriter, r *http.Request) {
+	doc, err := decodeDocument(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		sendError(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	d.mu.Lock()
+	full := len(d.byID) >= maxDocuments
+	for taken := true; taken && !full; _, taken = d.byID[doc.ID] {
+		d.made++
+		doc.ID = strconv.Itoa(d.made)
+	}
+	if !full {
+		d.byID[doc.ID] = doc
+	}
+	d.mu.Unlock()
+	if full {
+		sendError(w, http.StatusInsufficientStorage, "there are too many documents")
+		return
+	}
+	location := r.URL.Path + "/" + doc.ID
+	w.Header().Set("Location", location)
+	w.Header().Set("Content-Location", location)
+	sendJSON(w, http.StatusCreated, doc)
+}
+
+// change takes a patch in the form of RFC 7396: members to set.
+func (d *documents) change(w http.ResponseWriter, r *http.Request) {
+	patch, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		sendError(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	id := r.PathValue("id")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	doc, ok := d.byID[id]
+	if !ok {
+		sendError(w, http.StatusNotFound, "there is no such document")
+		return
+	}
+	if err := json.Unmarshal(patch, &doc); err != nil || doc.ID != id {
+		sendError(w, http.StatusBadRequest, "a patch sets the title, the text or the author")
+		return
+	}
+	d.byID[id] = doc
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func decodeDocument(body io.Reader) (document, error) {

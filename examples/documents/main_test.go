@@ -196,6 +196,31 @@ func TestOtherDocuments(t *testing.T) {
 	require.Equal(t, http.StatusOK, changed.status)
 }
 
+func TestPatchAndPost(t *testing.T) {
+	t.Parallel()
+	site := start(t)
+	trip := site + "/api/documents/trip"
+	read := do(t, http.MethodGet, trip, "")
+	require.Equal(t, http.StatusPreconditionRequired, do(t, http.MethodPatch, trip, `{"title":"Sunday"}`).status)
+	patched := do(t, http.MethodPatch, trip, `{"title":"Sunday"}`, "If-Match", read.tag())
+	require.Equal(t, http.StatusNoContent, patched.status)
+	now := do(t, http.MethodGet, trip, "")
+	require.Equal(t, now.tag(), patched.tag())
+	require.Equal(t, strings.Replace(read.body, "Weekend in the mountains", "Sunday", 1), now.body)
+	require.Equal(t, http.StatusPreconditionFailed, do(t, http.MethodPatch, trip, `{"title":"Monday"}`, "If-Match", read.tag()).status)
+	for _, patch := range []string{`{"id":"other"}`, `{"title":1}`, `{`} {
+		require.Equal(t, http.StatusBadRequest, do(t, http.MethodPatch, trip, patch, "If-Match", now.tag()).status, patch)
+	}
+
+	for _, id := range []string{"1", "2"} {
+		posted := do(t, http.MethodPost, site+"/api/documents", `{"title":"Another"}`)
+		require.Equal(t, http.StatusCreated, posted.status)
+		require.Equal(t, "/api/documents/"+id, posted.header.Get("Location"))
+		require.Equal(t, posted.body, do(t, http.MethodGet, site+posted.header.Get("Location"), "").body)
+	}
+	require.Equal(t, http.StatusBadRequest, do(t, http.MethodPost, site+"/api/documents", `{"name":"x"}`).status)
+}
+
 func TestTwoRuns(t *testing.T) {
 	t.Parallel()
 	first, second := start(t), start(t)

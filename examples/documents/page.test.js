@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { test } from "node:test";
 
-import { ConflictError, ETagClient, HTTPError, MissingTagError, PreconditionRequiredError } from "./page/client.js";
+import { ConflictError, ETagClient, HTTPError, MissingTagError, NotJSONError, PreconditionRequiredError } from "./page/client.js";
 import { diff, merge } from "./page/merge.js";
 
 /**
@@ -26,6 +26,7 @@ async function start(t, how = {}) {
     };
     const expected = request.headers["if-match"];
     how.before?.(request, change, resource);
+    if (how.other?.(request, body, send, response)) return;
     if (how.broken?.(request)) return send(502, "no JSON object");
     if (request.method === "GET") {
       if (resource.gone) return send(404, { error: "gone" });
@@ -214,6 +215,147 @@ test("no more is remembered than asked for", async (t) => {
   const client = new ETagClient({ maxEntries: 2, onResponse: (info) => log.push(info) });
   for (const query of ["a", "b", "c", "c", "b", "a"]) await client.get(`${url}?${query}`);
   assert.deepEqual(log.map(({ status }) => status), [200, 200, 200, 304, 304, 200]);
+});
+
+test("a part of a resource is changed", async (t) => {
+  const seen = [];
+  const { url, client, change, told } = await start(t, {
+    before: (request) => {
+      if (request.method === "PATCH") seen.push(request.headers["content-type"], request.headers["if-match"]);
+    },
+  });
+  await assert.rejects(client.patch(url, { n: 2 }), MissingTagError);
+  await client.get(url);
+  // the answer has a tag, but who sent a part does not know the whole by it
+  assert.deepEqual(await client.patch(url, { n: 2 }), { value: { n: 2 }, tag: '"2"' });
+  assert.deepEqual(seen, ["application/merge-patch+json", '"1"']);
+  assert.equal(told(), "GET 200, PATCH 204, GET 200");
+  change({ n: 5 });
+  const error = await client.patch(url, { n: 3 }, '"2"', { type: "application/json-patch+json" }).catch((e) => e);
+  assert.ok(error instanceof ConflictError);
+  assert.deepEqual(error.current, { value: { n: 5 }, tag: '"3"' });
+  assert.deepEqual(seen.slice(2), ["application/json-patch+json", '"2"']);
+});
+
+test("a part is changed even if nothing tells what became of the whole", async (t) => {
+  let written = false;
+  const { url, client } = await start(t, {
+    answer: (send) => {
+      written = true;
+      send(204);
+    },
+    broken: (request) => written && request.method === "GET",
+  });
+  await client.get(url);
+  assert.deepEqual(await client.patch(url, { n: 2 }), { value: undefined, tag: null });
+});
+
+test("a new member is posted to a collection", async (t) => {
+  const posts = [];
+  const { url, client, told } = await start(t, {
+    other: (request, body, send) => {
+      if (request.method !== "POST") return false;
+      posts.push(request.headers["if-match"] ?? null);
+      if (request.url === "/it/none") send(204);
+      else send(201, JSON.parse(body), { Location: "/it/7", "Content-Location": "/it/7", ETag: '"7"' });
+      return true;
+    },
+  });
+  await client.get(url);
+  // by a fetch of its own, since there is no page that a path would belong to
+  const at = new ETagClient({ fetch: (path, init) => fetch(new URL(path, url), init) });
+  assert.deepEqual(await at.post("/it", { n: 7 }), { location: "/it/7", value: { n: 7 }, tag: '"7"' });
+  assert.deepEqual(await client.post(`${url}/none`, { n: 8 }, '"1"'), { location: null, value: null, tag: null });
+  assert.deepEqual(posts, [null, '"1"']);
+  await assert.rejects(at.update("/it", { n: 1 }), MissingTagError);
+  await assert.rejects(at.update("/it/7", { n: 1 }), ConflictError); // it was sent, and so its tag was known
+  assert.equal(told(), "GET 200, POST 204");
+});
+
+test("what the server has no time for is sent again", async (t) => {
+  for (const [method, busy, answered, options] of [
+    ["update", { after: "0", times: 2 }, [503, 503, 204]],
+    ["update", { after: new Date(0).toUTCString(), times: 1 }, [503, 204]],
+    ["update", { after: "0", times: 2, silent: true }, [503, 503, 204]],
+    ["update", { after: "0", times: 9 }, [503, 503, 503, 503]],
+    ["update", { after: "0", times: 9 }, [503], { retries: 0 }],
+    ["update", { after: "11", times: 1 }, [503]],
+    ["update", { after: "2", times: 1 }, [503], { maxWait: 1 }],
+    ["update", { after: "soon", times: 1 }, [503]],
+    ["update", { times: 1 }, [503]],
+    ["get", { after: "0", times: 1 }, [503, 200]],
+    ["post", { after: "0", times: 1 }, [503, 204]],
+    ["post", { after: "0", times: 1, silent: true }, [503]], // it may have been done
+  ]) {
+    let left = 0;
+    const { url, log } = await start(t, {
+      other: (request, body, send) => {
+        if (left-- > 0) {
+          send(503, busy.silent ? "busy" : { reason: "busy", detail: "Another write is not done yet." }, busy.after ? { "Retry-After": busy.after } : {});
+          return true;
+        }
+        if (request.method === "POST") send(204);
+        return request.method === "POST";
+      },
+    });
+    const client = new ETagClient({ ...options, onResponse: (info) => log.push(info) });
+    left = busy.times;
+    const result = await client[method](url, { n: 2 }, method === "update" ? '"1"' : null).catch((e) => e);
+    const statuses = log.map(({ status }) => status);
+    assert.deepEqual(statuses.slice(0, answered.length), answered, `${method} ${JSON.stringify(busy)}`);
+    if (answered.at(-1) !== 503) {
+      assert.ok(!(result instanceof Error), result);
+      continue;
+    }
+    assert.equal(statuses.length, answered.length);
+    assert.ok(result instanceof HTTPError);
+    assert.equal(result.status, 503);
+    assert.equal(result.reason, busy.silent ? null : "busy");
+  }
+});
+
+test("a body that is not JSON is said to be none", async (t) => {
+  let page = "<!doctype html><title>Log in</title>" + "<p>please</p>".repeat(10);
+  const { url, client } = await start(t, {
+    other: (request, body, send, response) => {
+      if (request.method !== "GET") return false;
+      response.writeHead(200, { "Content-Type": "text/html", ETag: '"1"' }).end(page);
+      return true;
+    },
+  });
+  const error = await client.get(url).catch((e) => e);
+  assert.ok(error instanceof NotJSONError);
+  assert.ok(error instanceof HTTPError);
+  assert.equal(error.message, `GET ${url} was answered with 200, and the body is not JSON but text/html: <!doctype html><title>Log in</title><p>please</p><p>please</…`);
+  assert.equal(error.text, page);
+  assert.equal(error.status, 200);
+  // nothing of it is remembered
+  await assert.rejects(client.update(url, { n: 2 }), MissingTagError);
+  // the write is done: what can't be read is what it has become
+  assert.deepEqual(await client.update(url, { n: 2 }, '"1"'), { value: { n: 2 }, tag: '"2"' });
+  page = "";
+  await assert.rejects(new ETagClient().get(url), { name: "NotJSONError", message: `GET ${url} was answered with 200, and the body is empty` });
+});
+
+test("a conflict tells its reason", async (t) => {
+  for (const [reason, message, tries] of [
+    ["stale", "the resource has changed since it was read, nothing was written", 2],
+    ["no_tag", "The resource has no ETag.", 1],
+    [undefined, "the resource has changed since it was read, nothing was written", 2],
+  ]) {
+    const { url, client, log } = await start(t, {
+      other: (request, body, send) => {
+        if (request.method === "PUT") send(412, { reason, detail: "The resource has no ETag." });
+        return request.method === "PUT";
+      },
+    });
+    const error = await client.updateWithRetry(url, (c) => c, { attempts: 2 }).catch((e) => e);
+    assert.ok(error instanceof ConflictError);
+    assert.equal(error.reason, reason ?? null);
+    assert.equal(error.message, message);
+    // what another attempt would not change is not attempted again
+    assert.equal(log.filter(({ method }) => method === "PUT").length, tries);
+  }
 });
 
 test("lines are compared", () => {

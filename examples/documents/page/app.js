@@ -36,7 +36,8 @@ class Traffic {
     this.#sums.requests++;
     this.#sums.bytes += info.bytes;
     this.#sums.saved += info.saved;
-    if (refused) this.#sums.prevented++;
+    // What a 428 refuses names no state, and so it may have overwritten nothing.
+    if (info.status === 412 && info.method !== "GET") this.#sums.prevented++;
     for (const [name, sum] of Object.entries(this.#sums)) {
       document.getElementById(`sum-${name}`).textContent = number.format(sum);
     }
@@ -55,6 +56,7 @@ class Traffic {
     showTag(parts.tag, info.tag);
     parts.bytes.textContent = `${number.format(info.bytes)} B`;
     parts.saved.textContent = info.saved ? `${number.format(info.saved)} B` : "–";
+    for (const cell of root.cells) cell.classList.toggle("none", cell.textContent === "–");
     document.getElementById("log").prepend(root);
     document.getElementById("traffic-status").textContent =
       `${who}: ${info.method}, ${info.status} ${meaning(info)}, ${info.bytes} bytes`;
@@ -67,6 +69,7 @@ function meaning({ method, status }) {
     case 304: return "not modified";
     case 412: return "changed since, refused";
     case 428: return "no tag, refused";
+    case 503: return "busy, tried again";
     default: return "";
   }
 }
@@ -110,7 +113,7 @@ class Editor {
 
     parts.form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#do(() => this.#save(this.#base?.tag));
+      this.save();
     });
     parts.reload.addEventListener("click", () => this.#do(() => this.load()));
     parts.sign.addEventListener("click", () => this.#do(() => this.#sign()));
@@ -123,28 +126,60 @@ class Editor {
     return this.#root;
   }
 
-  /** Reads the document; what is in the form and not saved is given up. */
+  /** Whether there is something in the form that would be lost with the page. */
+  get unsaved() {
+    return this.#isDirty();
+  }
+
+  /** Saves what is in the form, unless there is a conflict to decide first. */
+  save() {
+    if (this.#theirs !== null) return;
+    this.#do(() => this.#save(this.#base?.tag));
+  }
+
+  /** Reads the document. What is in the form and not saved stays there. */
   async load() {
     const before = this.#base?.tag;
-    this.#fill(await this.#client.get(documentURL));
-    this.#say(before === undefined ? "" : before === this.#base.tag
-      ? "Nothing has changed: the server sent no body."
-      : `Read what ${this.#base.value.author} has saved.`);
+    const read = await this.#client.get(documentURL);
+    if (!this.#receive(read)) return;
+    if (before === undefined) this.#say("");
+    else if (before !== read.tag) this.#say(`Read what ${read.value.author} has saved.`);
+    else if (this.#isDirty()) this.#say("Nothing has changed but your text, which is not saved yet.", "warn");
+    else this.#say("Nothing has changed: the server sent no body.");
+  }
+
+  /**
+   * Shows a state of the document, and reports whether it could. If it is
+   * another one than the unsaved text in the form was made of, somebody has to
+   * choose. What was typed while the request was on its way is such text.
+   */
+  #receive(representation) {
+    if (!this.#isDirty()) {
+      this.#fill(representation);
+    } else if (representation.tag !== this.#base.tag) {
+      this.#showConflict(representation, "Nothing is lost");
+      return false;
+    }
+    return true;
   }
 
   /** Saves what is in the form, if the document is still what the tag is of. */
   async #save(tag) {
     if (this.#base === null) throw new MissingTagError(documentURL); // it could not be read
-    const value = { ...this.#base.value, ...this.#form(), author: this.#name };
+    const sent = this.#form();
     const resolving = this.#theirs !== null;
+    let saved;
     try {
-      this.#fill(await this.#client.update(documentURL, value, tag));
+      saved = await this.#client.update(documentURL, { ...this.#base.value, ...sent, author: this.#name }, tag);
     } catch (error) {
       if (!(error instanceof ConflictError) || !error.current) throw error;
-      this.#showConflict(error.current);
+      this.#showConflict(error.current, "Your save was refused, and nothing is lost");
       return;
     }
-    this.#say("Saved.", "good");
+    const typed = this.#form(); // while the request was on its way
+    const more = typed.title !== sent.title || typed.text !== sent.text;
+    this.#fill(saved, more ? typed : saved.value);
+    this.#say(more ? "Saved, but for what you have typed since." : "Saved.", "good");
     if (resolving) this.#parts.text.focus();
   }
 
@@ -154,7 +189,7 @@ class Editor {
    */
   async #sign() {
     if (this.#isDirty()) {
-      this.#say("Save or reload first: signing is for what is saved.", "warn");
+      this.#say("Save first: signing is for what is saved.", "warn");
       return;
     }
     let attempts = 0;
@@ -162,7 +197,7 @@ class Editor {
       attempts++;
       return { ...current, text: `${current.text.trimEnd()}\n– ${this.#name}\n`, author: this.#name };
     });
-    this.#fill(signed);
+    if (!this.#receive(signed)) return;
     this.#say(attempts === 1 ? "Signed." : `Signed, at attempt ${attempts}: somebody had saved in between.`, "good");
   }
 
@@ -178,21 +213,29 @@ class Editor {
     const ours = this.#form();
     const text = merge(base.text, theirs.value.text, ours.text);
     const title = ours.title === base.title ? theirs.value.title : ours.title;
-    this.#fill(theirs);
-    this.#parts.title.value = title;
-    this.#parts.text.value = text.text;
-    this.#showDirty();
+    this.#fill(theirs, { title, text: text.text });
     this.#say(text.overlaps === 0
       ? "Both changes are in the text. Read it, then save."
       : "You both changed the same lines. Choose from both in the text, then save.", "warn");
+    const change = firstChange(ours.text, text.text);
+    if (change === null && title !== ours.title) {
+      this.#parts.title.focus();
+      this.#parts.title.select();
+      return;
+    }
     this.#parts.text.focus();
+    if (change !== null) show(this.#parts.text, ...change);
   }
 
-  #fill(representation) {
+  /** Fills in the form, with a state of the document or with a change to it. */
+  #fill(representation, form = representation.value) {
     this.#base = representation;
     this.#theirs = null;
-    this.#parts.title.value = representation.value.title;
-    this.#parts.text.value = representation.value.text;
+    for (const name of ["title", "text"]) {
+      const field = this.#parts[name];
+      field.readOnly = false;
+      if (field.value !== form[name]) field.value = form[name]; // else it keeps its cursor
+    }
     showTag(this.#parts.tag, representation.tag);
     this.#parts.conflict.hidden = true;
     this.#parts.form.hidden = false;
@@ -200,13 +243,13 @@ class Editor {
     this.#showDirty();
   }
 
-  #showConflict(theirs) {
+  #showConflict(theirs, what) {
     const parts = this.#parts;
     const who = theirs.value.author;
     this.#theirs = theirs;
     parts["conflict-heading"].textContent = `${who === this.#name ? "You were" : `${who} was`} faster`;
     parts["conflict-text"].textContent =
-      "Your save was refused, and nothing is lost. Here is what each of you has changed:";
+      `${what}. Here is what each of you has changed:`;
     parts["theirs-label"].textContent = `Theirs, saved by ${who}`;
     parts["yours-label"].textContent = "Yours, not saved";
     this.#showChanges(parts.theirs, theirs.value);
@@ -269,6 +312,31 @@ class Editor {
   start() {
     return this.#do(() => this.load());
   }
+}
+
+/** Returns from where to where a text first has other lines than before, null if it has none. */
+function firstChange(before, after) {
+  let at = 0, from = null;
+  for (const { kind, line } of diff(before, after)) {
+    if (kind === "same" && from !== null) break;
+    if (kind !== "same") from ??= at;
+    if (kind !== "removed") at += line.length + 1;
+  }
+  return from === null ? null : [from, Math.max(from, at - 1)];
+}
+
+/** Selects a part of a field of several lines, and scrolls it into view. */
+function show(field, from, to) {
+  field.setSelectionRange(from, to);
+  // How far down a text is, wrapped as it is there, only a field can tell.
+  const ruler = field.cloneNode();
+  ruler.removeAttribute("id");
+  Object.assign(ruler.style, { position: "absolute", visibility: "hidden", height: "0", minHeight: "0", width: `${field.offsetWidth}px` });
+  field.after(ruler);
+  ruler.value = field.value.slice(0, from);
+  const top = ruler.scrollHeight;
+  ruler.remove();
+  field.scrollTop = top - field.clientHeight / 3;
 }
 
 function explain(error) {
@@ -353,6 +421,20 @@ function fold(lines) {
 const traffic = new Traffic();
 const editors = ["Ana", "Ben"].map((name) => new Editor(name, traffic));
 document.getElementById("editors").append(...editors.map((editor) => editor.root));
+
+// As in any other editor, Ctrl+S (or Cmd+S) saves: the text that has the focus,
+// or all there is to be saved.
+document.addEventListener("keydown", (event) => {
+  if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "s") return;
+  event.preventDefault();
+  const focused = editors.filter(({ root }) => root.contains(event.target));
+  for (const editor of focused.length > 0 ? focused : editors.filter(({ unsaved }) => unsaved)) editor.save();
+});
+
+// Who closes the page is asked first, if there is something to lose.
+addEventListener("beforeunload", (event) => {
+  if (editors.some(({ unsaved }) => unsaved)) event.preventDefault();
+});
 
 // client.js sends no write without a tag, but other programs do.
 document.getElementById("blind").addEventListener("click", async () => {
