@@ -143,7 +143,12 @@ type page struct {
 // console must have told of no error but of the writes that were refused.
 func open(t *testing.T) *page {
 	t.Helper()
-	address := startProgram(t)
+	return openAt(t, startProgram(t))
+}
+
+// openAt opens a page of a program that runs.
+func openAt(t *testing.T, address string) *page {
+	t.Helper()
 	ctx, closeTab := chromedp.NewContext(browser)
 	t.Cleanup(closeTab)
 	ctx, cancel := context.WithTimeout(ctx, limit)
