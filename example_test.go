@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	etag "github.com/caddyetag/caddy-etag"
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // This file has what the documentation of the module shows of its use.
@@ -130,12 +130,11 @@ func ExampleContendedLock() {
 
 // serve runs a Caddy with one site, whose directives are given.
 func serve(directives string) (url string, stop func()) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	if err != nil {
 		panic(err)
 	}
-	url = "http://" + ln.Addr().String()
-	ln.Close()
+	url = "http://" + address
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(`{
 		admin off
 		persist_config off

@@ -24,6 +24,7 @@ import (
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 	"github.com/caddyetag/caddy-etag/internal/testcert"
 )
 
@@ -33,10 +34,9 @@ import (
 // freePort returns a TCP port that nothing listens on.
 func freePort(tb testing.TB) string {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	require.NoError(tb, err)
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
+	_, port, err := net.SplitHostPort(address)
 	require.NoError(tb, err)
 	return port
 }

@@ -24,6 +24,8 @@ import (
 
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // A server is this program again, with its role in this variable and its
@@ -90,10 +92,9 @@ func await(address string) {
 }
 
 func freeAddress() string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	check(err)
-	defer ln.Close()
-	return ln.Addr().String()
+	return address
 }
 
 func runRole(role string) {

@@ -26,6 +26,8 @@ import (
 
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // backends are the products APIs. None has code or settings of its own for
@@ -62,8 +64,8 @@ func TestEveryBackend(t *testing.T) {
 		if command[0] == "chi" {
 			command[0] = chi
 		}
-		direct[i] = "127.0.0.1:" + freePort(t)
-		behindCaddy[i] = "127.0.0.1:" + freePort(t)
+		direct[i] = freeAddress(t)
+		behindCaddy[i] = freeAddress(t)
 		startBackend(t, backend.name, direct[i], backend.own, command...)
 		config += fmt.Sprintf("http://%s {\netag {\nrequire_if_match\n}\nreverse_proxy %s\n}\n", behindCaddy[i], direct[i])
 	}
@@ -329,12 +331,9 @@ func (b *syncBuffer) String() string {
 	return b.buffer.String()
 }
 
-func freePort(t *testing.T) string {
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	require.NoError(t, err)
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	require.NoError(t, err)
-	return port
+	return address
 }

@@ -26,6 +26,8 @@ import (
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyetag/caddy-etag/etcdlock"
 	_ "github.com/caddyetag/caddy-etag/redislock"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
@@ -214,8 +216,7 @@ func await(address string, exited <-chan struct{}) bool {
 }
 
 func freeAddress() string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	check(err)
-	defer ln.Close()
-	return ln.Addr().String()
+	return address
 }

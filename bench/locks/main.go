@@ -31,6 +31,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 
 	etag "github.com/caddyetag/caddy-etag"
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // lock is a lock to measure.
@@ -308,7 +309,7 @@ func services(dir string) (locks []lock, stop func(), err error) {
 			_ = service.Wait()
 		}
 	}
-	redis, etcd, peers := freePort(), freePort(), "http://"+freePort()
+	redis, etcd, peers := freeAddress(), freeAddress(), "http://"+freeAddress()
 	_, redisPort, _ := net.SplitHostPort(redis)
 	for _, command := range [][]string{
 		{"redis-server", "--port", redisPort, "--bind", "127.0.0.1", "--save", "", "--dir", dir},
@@ -332,11 +333,10 @@ func services(dir string) (locks []lock, stop func(), err error) {
 	}, stop, nil
 }
 
-func freePort() string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddress() string {
+	address, err := freeport.Address()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return address
 }

@@ -29,6 +29,8 @@ import (
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyetag/caddy-etag/redislock"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 func main() {
@@ -244,7 +246,7 @@ func start() (*cluster, error) {
 	c := &cluster{dir: dir, backend: &backend{doc: "the first version"}}
 	addresses := make([]string, 5)
 	for i := range addresses {
-		if addresses[i], err = freeAddress(); err != nil {
+		if addresses[i], err = freeport.Address(); err != nil {
 			return c, err
 		}
 	}
@@ -276,15 +278,6 @@ func start() (*cluster, error) {
 		}
 	}
 	return c, nil
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
 }
 
 // caddy starts a Caddy, which is this very program.

@@ -29,6 +29,8 @@ import (
 
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // Both are part of the program, so that it runs in any directory.
@@ -107,12 +109,22 @@ func run(ctx context.Context, port int, out io.Writer) (err error) {
 // (SO_REUSEPORT), so that of two runs on one port each would get half of the
 // requests, and show another document.
 func freePort(port int) (int, error) {
+	if port == 0 {
+		address, err := freeport.Address()
+		if err != nil {
+			return 0, err
+		}
+		_, found, err := net.SplitHostPort(address)
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(found)
+	}
 	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return 0, fmt.Errorf("listening on port %d, choose another with -port: %w", port, err)
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
+	return port, ln.Close()
 }
 
 // startBackend serves the documents on a loopback port of their own.

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddyetag/caddy-etag/internal/freeport"
 )
 
 // runAsCaddy in the environment makes the test binary a Caddy.
@@ -39,12 +41,11 @@ func Main(m *testing.M) {
 // FreePort returns a TCP port that nothing listens on.
 func FreePort(tb testing.TB) string {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
+	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		tb.Fatal(err)
 	}
