@@ -35,7 +35,7 @@ func TestProcessWaitsForWritesWhoseClientHasLeft(t *testing.T) {
 					}
 				}))
 				defer upstream.Close()
-				url, process := startProcess(t, t.TempDir(), "", strings.TrimPrefix(upstream.URL, "http://"))
+				url, process := startProcessWithGrace(t, "1m", t.TempDir(), "", strings.TrimPrefix(upstream.URL, "http://"))
 
 				ctx, leave := context.WithCancel(context.Background())
 				req, err := http.NewRequestWithContext(ctx, http.MethodPut, url+"/doc", strings.NewReader("two"))
@@ -58,7 +58,7 @@ func TestProcessWaitsForWritesWhoseClientHasLeft(t *testing.T) {
 					time.Sleep(10 * time.Millisecond)
 				}
 				require.NoError(t, process.Process.Signal(syscall.SIGTERM))
-				time.Sleep(300 * time.Millisecond) // it would have ended by then, and has a second
+				time.Sleep(300 * time.Millisecond) // it would have ended by then, and has a minute
 				close(commit)
 				require.NoError(t, <-ended, "the write came to its end")
 				require.NoError(t, process.Wait())

@@ -144,8 +144,16 @@ func TestMain(m *testing.M) {
 // an upstream. It returns the site's URL and the process.
 func startProcess(t *testing.T, storage, options, upstream string) (string, *exec.Cmd) {
 	t.Helper()
+	return startProcessWithGrace(t, "1s", storage, options, upstream)
+}
+
+// startProcessWithGrace is startProcess of a Caddy that waits for so long when
+// it ends.
+func startProcessWithGrace(t *testing.T, grace, storage, options, upstream string) (string, *exec.Cmd) {
+	t.Helper()
 	url, caddyfile := siteAt(t, "etag {\n"+options+"\n}\nreverse_proxy "+upstream)
 	caddyfile = strings.Replace(caddyfile, "{", "{\nstorage file_system "+storage, 1)
+	caddyfile = strings.Replace(caddyfile, "grace_period 1s", "grace_period "+grace, 1)
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	require.NoError(t, os.WriteFile(file, []byte(caddyfile), 0o600))
 
