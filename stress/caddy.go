@@ -26,9 +26,9 @@ import (
 	_ "github.com/caddyetag/caddy-etag"
 	_ "github.com/caddyetag/caddy-etag/etcdlock"
 	_ "github.com/caddyetag/caddy-etag/redislock"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddyetag/caddy-etag/internal/freeport"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
 // A Caddy is this program again, with this variable set, so that only one

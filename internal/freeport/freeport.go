@@ -25,15 +25,15 @@ const (
 // need more.
 const block = 16
 
-var taken atomic.Uint64 // how many ports this process has looked at
+var taken atomic.Int64 // how many ports this process has looked at
 
 // Address returns an address on 127.0.0.1 on which nothing listens, with TCP
 // or UDP. It returns none twice, until all have been looked at.
 func Address() (string, error) {
-	start := uint64(os.Getpid()) * block
+	start := int64(os.Getpid()) * block
 	for range count {
 		port := first + (start+taken.Add(1)-1)%count
-		address := net.JoinHostPort("127.0.0.1", strconv.FormatUint(port, 10))
+		address := net.JoinHostPort("127.0.0.1", strconv.FormatInt(port, 10))
 		if isFree(address) {
 			return address, nil
 		}
@@ -46,7 +46,7 @@ func isFree(address string) bool {
 	if err != nil {
 		return false
 	}
-	defer tcp.Close()
+	defer func() { _ = tcp.Close() }()
 	udp, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return false
