@@ -63,11 +63,12 @@ type reply struct {
 func (r reply) tag() string { return r.header.Get("ETag") }
 
 // do sends a request with the header fields given as pairs of name and value,
-// and reads the response.
+// and reads the response, which must come to its end.
 func do(tb testing.TB, client *http.Client, method, url, body string, fields ...string) reply {
 	tb.Helper()
 	res, err := try(client, method, url, body, fields...)
 	require.NoError(tb, err)
+	require.NoError(tb, res.err)
 	return res
 }
 

@@ -528,10 +528,12 @@ func (hr *heldResponse) sendComplete() {
 	header := hr.client.Header()
 	hr.sniffType()
 	trailers := takeTrailers(header, hr.stood)
-	if hr.http1 && (len(trailers) > 0 || announcesTrailers(header)) {
-		// in HTTP/1.1 only chunked responses have trailers
+	switch {
+	case !mayHaveContent(hr.status), hr.http1 && (len(trailers) > 0 || announcesTrailers(header)):
+		// A 204 must have none (RFC 9110 §8.6), whatever the backend says; and in
+		// HTTP/1.1 only chunked responses have trailers.
 		delete(header, "Content-Length")
-	} else if hr.declared < 0 && mayHaveContent(hr.status) {
+	case hr.declared < 0:
 		hr.length[0] = strconv.FormatInt(hr.received, 10)
 		header["Content-Length"] = hr.length[:]
 	}
