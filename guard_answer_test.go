@@ -7,12 +7,15 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // These tests are about what a client is told, and about what of its
@@ -499,5 +502,26 @@ func TestTagOfAnAnswerIsNoTrailer(t *testing.T) {
 			require.Empty(t, res.trailer.Values("ETag"), protocol)
 			require.Equal(t, "1", res.trailer.Get("X-Sum"), protocol)
 		}
+	}
+}
+
+// TestPartOfAnAnswerIsNotHeld, which a backend sends as the answer to a write.
+func TestPartOfAnAnswerIsNotHeld(t *testing.T) {
+	for _, status := range []int{200, 206} {
+		h := newHandler(t, Handler{})
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPut, "/doc", strings.NewReader("two"))
+		r.Header.Set("If-Match", "*")
+		require.NoError(t, h.ServeHTTP(rec, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			if r.Method == http.MethodGet {
+				_, err := io.WriteString(w, "one")
+				return err
+			}
+			w.Header().Set("Content-Range", "bytes 0-2/3")
+			w.WriteHeader(status)
+			_, err := io.WriteString(w, "two")
+			require.Equal(t, "two", rec.Body.String(), "%d", status)
+			return err
+		})))
 	}
 }

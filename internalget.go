@@ -58,7 +58,7 @@ func (h *Handler) chainPosition(w http.ResponseWriter, r *http.Request, next cad
 	return &chainPosition{h, next, get, w.Header().Clone(), vars, maps.Clone(groups)}
 }
 
-// request makes the GET that a client would have sent for the resource, as it
+// internalGET makes the GET that a client would have sent for the resource, as it
 // would stand at this position, with a life of its own: a replacer, variables,
 // used up groups and log fields that start as the write's were, and don't come
 // back to it. A placeholder is looked up in the GET first, then in the write.

@@ -126,7 +126,7 @@ func takesCoding(header http.Header) bool {
 // A context of our own would be no cheaper than the standard one: reverse_proxy
 // hides it behind a value, and what is derived from that waits for it in a
 // goroutine, which takes twice as long.
-func (rd *read) serveConditional(r *http.Request, next caddyhttp.Handler) (err error) {
+func (rd *read) serveConditional(r *http.Request, next caddyhttp.Handler) error {
 	hidden := hideFromDownstream(r.Header, rd.handler.Existing == existingReplace)
 	if rd.rangeIsOurs {
 		hidden.hide(r.Header, "Range")
@@ -140,19 +140,13 @@ func (rd *read) serveConditional(r *http.Request, next caddyhttp.Handler) (err e
 		defer cancel()
 	}
 
-	defer func() {
-		rd.undisturbed(func() {
-			hidden.restore(r.Header)
-			if cancelable {
-				setContext(r, client)
-			}
-		})
-		if rd.answered() {
-			if p := recover(); p != nil && !isAbort(p) {
-				panic(p)
-			}
+	defer rd.ignoreAbort()
+	defer rd.undisturbed(func() {
+		hidden.restore(r.Header)
+		if cancelable {
+			setContext(r, client)
 		}
-	}()
+	})
 	return next.ServeHTTP(rd, r)
 }
 
@@ -207,15 +201,20 @@ func (rd *read) serveAgain() error {
 }
 
 // serveSecond calls the chain with a GET of our own.
-func (rd *read) serveSecond(get *http.Request, next caddyhttp.Handler) (err error) {
-	defer func() {
-		if rd.answered() {
-			if p := recover(); p != nil && !isAbort(p) {
-				panic(p)
-			}
-		}
-	}()
+func (rd *read) serveSecond(get *http.Request, next caddyhttp.Handler) error {
+	defer rd.ignoreAbort()
 	return next.ServeHTTP(rd, get)
+}
+
+// ignoreAbort is deferred: a chain that gives up on a response which needs
+// nothing more of it, as it was cut off, is no reason to.
+func (rd *read) ignoreAbort() {
+	if !rd.answered() {
+		return
+	}
+	if p := recover(); p != nil && !isAbort(p) {
+		panic(p)
+	}
 }
 
 // headerCame holds a response that gets a tag of ours from its body, or of

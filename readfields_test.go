@@ -164,7 +164,7 @@ func TestNoStoreMayBeTagged(t *testing.T) {
 func TestCacheControlIsForResponsesThatSayNothing(t *testing.T) {
 	for field, added := range map[string]bool{
 		"X-None": true, "Cache-Control": false, "Expires": false, "Pragma": false, "Set-Cookie": false,
-		"CDN-Cache-Control": false, "Surrogate-Control": false,
+		"CDN-Cache-Control": false, "Surrogate-Control": false, "X-Accel-Expires": false,
 	} {
 		upstream := startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set(field, "x=y")

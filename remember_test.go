@@ -233,8 +233,8 @@ func TestRequestsThatGoPastTheMemory(t *testing.T) {
 	} {
 		b := &asked{body: "one"}
 		url := startCaddy(t, "etag {\nremember 1h\n}\nreverse_proxy "+startUpstream(t, b.ServeHTTP))
-		client := clientFor(t, "h1", nil)
-		get(t, url)
+		client := clientFor(t, "h2c", nil) // over HTTP/1.1, net/http makes a Cache-Control of Pragma
+		do(t, client, "GET", url, "")
 		require.True(t, b.remembers(t, client, "GET", url, "If-None-Match", oneTag))
 		require.False(t, b.remembers(t, client, "GET", url, append(sends, "If-None-Match", oneTag)...), sends)
 		require.True(t, b.remembers(t, client, "GET", url, "If-None-Match", oneTag), sends)
@@ -381,11 +381,20 @@ func TestNobodyGetsTheAnswerToAnotherQuestion(t *testing.T) {
 		"Referer":      func(r *http.Request) { r.Header.Set("Referer", "x") },
 		"Sec-Fetch":    func(r *http.Request) { r.Header.Set("Sec-Fetch-Dest", "x") },
 		"DNT":          func(r *http.Request) { r.Header.Set("DNT", "1") },
+		"Pragma":       func(r *http.Request) { r.Header.Set("Pragma", "x") },
 		"trace":        func(r *http.Request) { r.Header.Set("Traceparent", "x") },
 		"request id":   func(r *http.Request) { r.Header.Set("X-Request-ID", "x") },
 		"max-age":      func(r *http.Request) { r.Header.Set("Cache-Control", "max-age=100") },
 		"a date":       func(r *http.Request) { r.Header.Set("If-Modified-Since", "Sun, 06 Nov 1994 08:49:37 GMT") },
 		"another port": func(r *http.Request) { r.RemoteAddr = "192.0.2.1:9999" },
+	}
+	for _, name := range []string{
+		"X-Correlation-ID", "Request-ID", "Correlation-ID", "X-Trace-ID", "Tracestate",
+		"B3", "X-B3-TraceId", "X-B3-SpanId", "X-B3-ParentSpanId", "X-B3-Sampled", "X-B3-Flags",
+		"X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "Uber-Trace-Id", "Sentry-Trace",
+		"X-Datadog-Trace-Id", "X-Datadog-Parent-Id", "CF-Ray",
+	} {
+		same[name] = func(r *http.Request) { r.Header.Set(name, "x") }
 	}
 	others := map[string]func(r *http.Request){
 		"another user":              func(r *http.Request) { r.Header.Set("Cookie", "user=bob") },

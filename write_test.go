@@ -353,6 +353,7 @@ func TestInternalGetCarriesTheClientsFieldsButThoseAboutTheBody(t *testing.T) {
 	res := do(t, client, "PUT", url+"/doc?q=1", "two",
 		"If-Match", oneTag, "If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:37 GMT", "Range", "bytes=0-1", "If-Range", `"x"`,
 		"Content-Type", "text/plain", "Content-Encoding", "identity", "Content-Language", "en",
+		"Digest", "x", "Repr-Digest", "x", "Want-Content-Digest", "x", "If", `(["x"])`,
 		"Authorization", "Bearer t", "Cookie", "c=1", "X-Api-Key", "k", "Accept", "text/plain", "Accept-Language", "en")
 	require.Equal(t, 204, res.status)
 
@@ -368,9 +369,30 @@ func TestInternalGetCarriesTheClientsFieldsButThoseAboutTheBody(t *testing.T) {
 	for _, name := range []string{
 		"If-Match", "If-Unmodified-Since", "Range", "If-Range",
 		"Content-Type", "Content-Encoding", "Content-Language", "Content-Length",
+		"Digest", "Repr-Digest", "Want-Content-Digest", "If",
 	} {
 		require.NotContains(t, r.Header, name)
 	}
+}
+
+// TestInternalGetAnnouncesNothing: neither a body nor another protocol, which a
+// handler further down would take for more to come.
+func TestInternalGetAnnouncesNothing(t *testing.T) {
+	h := newHandler(t, Handler{})
+	r := httptest.NewRequest(http.MethodPut, "/doc", strings.NewReader("two"))
+	addFields(r.Header, fields{"If-Match", oneTag, "Expect", "100-continue", "Upgrade", "h2c", "Transfer-Encoding", "chunked", "Trailer", "X-Sum"})
+	reads := 0
+	require.NoError(t, h.ServeHTTP(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if r.Method == http.MethodGet && reads == 0 {
+			reads++
+			for _, name := range []string{"Expect", "Upgrade", "Transfer-Encoding", "Trailer"} {
+				require.NotContains(t, r.Header, name)
+			}
+		}
+		_, err := io.WriteString(w, "one")
+		return err
+	})))
+	require.Equal(t, 1, reads)
 }
 
 func TestFieldsThatReachTheBackendWithTheWrite(t *testing.T) {
