@@ -381,18 +381,18 @@ func TestInternalGetAnnouncesNothing(t *testing.T) {
 	h := newHandler(t, Handler{})
 	r := httptest.NewRequest(http.MethodPut, "/doc", strings.NewReader("two"))
 	addFields(r.Header, fields{"If-Match", oneTag, "Expect", "100-continue", "Upgrade", "h2c", "Transfer-Encoding", "chunked", "Trailer", "X-Sum"})
-	reads := 0
+	var sent http.Header
 	require.NoError(t, h.ServeHTTP(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		if r.Method == http.MethodGet && reads == 0 {
-			reads++
-			for _, name := range []string{"Expect", "Upgrade", "Transfer-Encoding", "Trailer"} {
-				require.NotContains(t, r.Header, name)
-			}
+		if r.Method == http.MethodGet {
+			sent = r.Header
 		}
 		_, err := io.WriteString(w, "one")
 		return err
 	})))
-	require.Equal(t, 1, reads)
+	require.NotNil(t, sent)
+	for _, name := range []string{"Expect", "Upgrade", "Transfer-Encoding", "Trailer"} {
+		require.NotContains(t, sent, name)
+	}
 }
 
 func TestFieldsThatReachTheBackendWithTheWrite(t *testing.T) {
