@@ -77,6 +77,9 @@ func TestWriteForgetsItsResource(t *testing.T) {
 			{"PUT", "/doc", fields{"If-Match", `"x"`}, false}, // a 412
 			{"OPTIONS", "/doc", nil, false},
 			{"PROPFIND", "/doc", nil, false},
+			{"REPORT", "/doc", nil, false},
+			{"SEARCH", "/doc", nil, false},
+			{"QUERY", "/doc", nil, false},
 		} {
 			get(t, url+"/doc", "Cache-Control", "no-cache")
 			require.True(t, b.remembers(t, clientFor(t, "h1", nil), "GET", url+"/doc", "If-None-Match", oneTag))

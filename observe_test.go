@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -269,9 +270,10 @@ func TestLogsHaveNoCredentials(t *testing.T) {
 	t.Cleanup(stopCaddy)
 	client := clientFor(t, "h1", nil)
 	secrets := []string{"Authorization", "Bearer secret-token", "Cookie", "session=secret-cookie"}
-	do(t, client, "GET", url+"/doc", "", secrets...)
-	do(t, client, "PUT", url+"/doc", "secret-body", append(secrets, "If-Match", oneTag)...)
-	do(t, client, "PUT", url+"/doc", "secret-body", append(secrets, "If-Match", oneTag)...)
+	address := url + "/d%6Fc?token=secret-query"
+	do(t, client, "GET", address, "", secrets...)
+	do(t, client, "PUT", address, "secret-body", append(secrets, "If-Match", oneTag)...)
+	do(t, client, "PUT", address, "secret-body", append(secrets, "If-Match", oneTag)...)
 	stopCaddy()
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -279,6 +281,13 @@ func TestLogsHaveNoCredentials(t *testing.T) {
 		require.Contains(t, string(text), `"outcome":"`+outcome+`"`)
 	}
 	require.NotContains(t, string(text), "secret")
+	host := strings.TrimPrefix(url, "http://")
+	require.Contains(t, string(text), `"method":"GET","host":"`+host+`","path":"/d%6Fc"`)
+	require.Contains(t, string(text), `"method":"PUT","host":"`+host+`","path":"/d%6Fc"`)
+	require.Contains(t, string(text), `"reason":"stale"`)
+	require.Contains(t, string(text), `"if_match":`+strconv.Quote(oneTag))
+	require.Contains(t, string(text), `"current_tag":`+strconv.Quote(tagFor("secret-body")))
+	require.Contains(t, string(text), `"internal_get_status":200`)
 }
 
 // TestPlaceholdersInADeferredHeader, which is looked up while the outermost of

@@ -53,9 +53,6 @@ func (rd *read) judgeByWhole() {
 func (rd *read) sendRange() {
 	header := rd.client.Header()
 	rd.sniffType()
-	length := header["Content-Length"]
-	delete(header, "Content-Length")
-	delete(header, "Accept-Ranges") // not on a 416
 	if _, has := header["Content-Type"]; !has {
 		header["Content-Type"] = nil // or ServeContent would see one in a coded body
 	}
@@ -66,10 +63,6 @@ func (rd *read) sendRange() {
 	if !w.whole {
 		rd.body.Release()
 		return
-	}
-	delete(header, "Content-Length")
-	if length != nil {
-		header["Content-Length"] = length
 	}
 	if header["Content-Type"] == nil {
 		delete(header, "Content-Type")

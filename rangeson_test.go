@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,17 @@ func TestRangeMakesNoContentType(t *testing.T) {
 			require.Contains(t, get(t, url, "Range", "bytes=0-1,5-6").header.Get("Content-Type"), "multipart/byteranges")
 		}
 	}
+}
+
+// TestBackendSaysWhetherItHasRanges, if it does.
+func TestBackendSaysWhetherItHasRanges(t *testing.T) {
+	url := startCaddy(t, "etag {\nranges on\n}\nreverse_proxy "+startUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Accept-Ranges", "none")
+		_, _ = io.WriteString(w, alphabet)
+	}))
+	res := get(t, url)
+	require.Equal(t, tagFor(alphabet), res.tag())
+	require.Equal(t, []string{"none"}, res.header["Accept-Ranges"])
 }
 
 func TestRangesOfABackendThatServesNone(t *testing.T) {
@@ -410,6 +422,37 @@ func TestWholeForARangeHasItsLength(t *testing.T) {
 	res := get(t, url+"/doc", "Range", "bytes=2-4", "If-Range", `"x"`)
 	require.Equal(t, 200, res.status)
 	require.EqualValues(t, len(alphabet), res.length)
+}
+
+// TestRangeOfACodedBodyHasItsOwnLength, and the whole has that of the whole,
+// whether or not the backend tells it.
+func TestRangeOfACodedBodyHasItsOwnLength(t *testing.T) {
+	for _, length := range []string{"", strconv.Itoa(len(longText))} {
+		url := startScripted(t, "etag {\nranges on\n}\nscripted", func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Encoding", "x-own")
+			if length != "" {
+				w.Header().Set("Content-Length", length)
+			}
+			_, err := io.WriteString(w, longText)
+			return err
+		})
+		for _, protocol := range []string{"h1", "h2c"} {
+			client := clientFor(t, protocol, nil)
+			part := do(t, client, "GET", url, "", "Range", "bytes=2-4")
+			require.Equal(t, 206, part.status)
+			require.Equal(t, longText[2:5], part.body)
+			require.EqualValues(t, 3, part.length)
+			parts := do(t, client, "GET", url, "", "Range", "bytes=2-4,8-9")
+			require.EqualValues(t, len(parts.body), parts.length)
+			whole := do(t, client, "GET", url, "", "Range", "bytes=2-4", "If-Range", `"x"`)
+			require.Equal(t, 200, whole.status)
+			require.Equal(t, longText, whole.body)
+			require.EqualValues(t, len(longText), whole.length)
+			beyond := do(t, client, "GET", url, "", "Range", "bytes=999999-")
+			require.Equal(t, 416, beyond.status)
+			require.NotContains(t, beyond.header, "Accept-Ranges")
+		}
+	}
 }
 
 // TestClientThatLeavesASecondAnswerIsNoError of the handler's.

@@ -269,6 +269,10 @@ func TestUsedUpMemoryIsToldOnceAMinute(t *testing.T) {
 	}
 	all.Wait()
 	require.Equal(t, 1, logs.Len())
+	context := logs.All()[0].ContextMap()
+	require.EqualValues(t, h.MaxMemory, context["max_memory"])
+	require.Contains(t, context, "held")
+	require.Contains(t, context, "held_by_all")
 	h.memoryWarned.last.Add(-int64(2 * warnInterval))
 	_, _ = serve(h, answer(200, strings.Repeat("x", 100<<10)), http.MethodGet)
 	require.Equal(t, 2, logs.Len())

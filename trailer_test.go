@@ -132,6 +132,7 @@ func TestTrailerTagIsWeakWhateverGoesDownstream(t *testing.T) {
 	url := startCaddy(t, "route {\nencode\netag {\nmax_size 1KiB\noversize trailer\n}\nrequest_header -Accept-Encoding\nreverse_proxy "+upstream+"\n}")
 	require.Equal(t, tagFor(body), get(t, url, "TE", "trailers").trailer.Get("ETag"))
 	require.Equal(t, "W/"+tagFor(body), get(t, url, "TE", "trailers", "Accept-Encoding", "gzip").trailer.Get("ETag"))
+	require.Equal(t, tagFor(body), get(t, url, "TE", "trailers", "Accept-Encoding", "identity").trailer.Get("ETag"))
 }
 
 // TestReplacedTagReachesNobodyAsATrailer, past a limit neither.

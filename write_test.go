@@ -709,11 +709,11 @@ func TestWriteThatPassesGetsItsContinue(t *testing.T) {
 	require.Equal(t, "two", doc)
 }
 
-// TestBodyOfAWriteIsStreamed: the backend gets the first half of the body
-// before the client has sent the second.
+// TestBodyOfAWriteIsStreamed, if its client says so or wants another protocol: the
+// backend gets the first half of the body before the client has sent the second.
 func TestBodyOfAWriteIsStreamed(t *testing.T) {
 	s, url, client := startStore(t, "write_tag off", maps.Clone(oneDoc))
-	got := make(chan string)
+	got := make(chan string, 1)
 	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPut {
 			return false
@@ -724,26 +724,33 @@ func TestBodyOfAWriteIsStreamed(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		return true
 	}
-	body, send := io.Pipe()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodPut, url+"/doc", body)
-	require.NoError(t, err)
-	req.Header.Set("If-Match", oneTag)
-	req.Header.Set("Incremental", "?1")
-	done := make(chan error, 1)
-	go func() {
-		res, err := client.Do(req)
-		if err == nil {
-			res.Body.Close()
+	for _, streams := range []fields{{"Incremental", "?1"}, {"Connection", "Upgrade", "Upgrade", "x"}} {
+		body, send := io.Pipe()
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodPut, url+"/doc", body)
+		require.NoError(t, err)
+		addFields(req.Header, append(fields{"If-Match", oneTag}, streams...))
+		done := make(chan error, 1)
+		go func() {
+			res, err := client.Do(req)
+			if err == nil {
+				res.Body.Close()
+			}
+			done <- err
+		}()
+		_, err = io.WriteString(send, "first")
+		require.NoError(t, err)
+		select {
+		case half := <-got:
+			require.Equal(t, "first", half)
+		case <-time.After(20 * time.Second):
+			send.Close()
+			require.FailNow(t, "the body is waited for", "%v", streams)
 		}
-		done <- err
-	}()
-	_, err = io.WriteString(send, "first")
-	require.NoError(t, err)
-	require.Equal(t, "first", <-got)
-	_, err = io.WriteString(send, "second")
-	require.NoError(t, err)
-	require.NoError(t, send.Close())
-	require.NoError(t, <-done)
+		_, err = io.WriteString(send, "second")
+		require.NoError(t, err)
+		require.NoError(t, send.Close())
+		require.NoError(t, <-done)
+	}
 }
 
 func TestGuardedWritesOverEveryProtocol(t *testing.T) {
